@@ -1,0 +1,173 @@
+"""One stage of a job as the trainer reads it: the JSON in the ConfigMap and on a laptop alike.
+
+Frozen dataclasses with the manifest's camelCase spelling on the wire. `parse` is strict: an unknown
+or missing field, or a value of another type, raises `Refused` with the path as the user wrote it.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class Refused(ValueError):
+    """A user's mistake: which field, what is wrong, what would be right. One line, no traceback."""
+
+    def __init__(self, path: str, *, wrong: str, right: str) -> None:
+        super().__init__(f"{path}: {wrong}; {right}")
+        self.path = path
+        self.wrong = wrong
+        self.right = right
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Sizes of an InternLM2 model (report, table 3). Head size is hidden / heads."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where the packed token shards of a stage are: file:// or s3://."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """AdamW with a linear warm-up and a cosine to `min_lr`; defaults of the InternLM2 report."""
+
+    lr: float = 3.0e-4
+    min_lr: float = 3.0e-5
+    warmup_steps: int = 0
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """ZeRO stage, and over how many data ranks it shards (the rest of data replicates)."""
+
+    stage: Literal[1, 2, 3] = 1
+    shard: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Degrees of the mesh; data parallelism is what remains of the ranks."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    zero: Zero = field(default_factory=Zero)
+    micro_batch: int = 1
+    recompute: Literal["None", "Full"] = "None"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where checkpoints go, how often, and how many finished ones are kept."""
+
+    url: str
+    every_steps: int = 50
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything one stage needs to train.
+
+    `init_from` names the stage whose final checkpoint this one starts from; None starts from random
+    weights. `global_batch_tokens` counts tokens of one optimizer step over all ranks.
+    """
+
+    name: str
+    model: Model
+    data: Data
+    checkpoint: Checkpoint
+    sequence_length: int
+    global_batch_tokens: int
+    steps: int
+    kind: Literal["Pretrain"] = "Pretrain"
+    rope_base: float = 50000.0
+    seed: int = 1024
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    parallel: Parallel = field(default_factory=Parallel)
+    init_from: str | None = None
+
+
+def camel(name: str) -> str:
+    """Spell a field the way the manifest does: kv_heads -> kvHeads."""
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def to_json(stage: Stage) -> str:
+    """Return the stage as the JSON that `parse` reads, keys sorted so that equal stages are equal text."""
+    return json.dumps(_encode(stage), sort_keys=True, indent=1)
+
+
+def parse(text: str) -> Stage:
+    """Parse one stage.
+
+    Raises:
+        Refused: not JSON, an unknown or missing field, or a value of the wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise Refused("config", wrong=f"not JSON ({error})", right="pass one JSON object") from error
+    return typing.cast(Stage, _decode(Stage, data, ""))
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {camel(f.name): _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return value
+
+
+def _decode(kind: Any, data: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _decode_object(typing.cast(type, kind), data, path)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if data in typing.get_args(kind) and not isinstance(data, bool):
+            return data
+        raise Refused(path, wrong=f"{data!r} is not known", right=f"use one of {', '.join(map(str, typing.get_args(kind)))}")
+    if origin in (typing.Union, types.UnionType):
+        return None if data is None else _decode(typing.get_args(kind)[0], data, path)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
+        raise Refused(path, wrong=f"{data!r} is not a {kind.__name__}", right=f"write a {kind.__name__}")
+    return data
+
+
+def _decode_object(kind: type, data: Any, path: str) -> Any:
+    if not isinstance(data, dict):
+        raise Refused(path or "config", wrong=f"{data!r} is not an object", right="write an object")
+    hints = typing.get_type_hints(kind)
+    known = {camel(f.name): f for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(data) - set(known)):
+        raise Refused(_join(path, unknown[0]), wrong="unknown field", right=f"use one of {', '.join(known)}")
+    values = {}
+    for key, spec in known.items():
+        if key in data:
+            values[spec.name] = _decode(hints[spec.name], data[key], _join(path, key))
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise Refused(_join(path, key), wrong="missing", right=f"write {key}")
+    return kind(**values)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,169 @@
+"""The contract between operator and trainer: every name that both halves spell.
+
+Neither half may write one of these strings a second time; a change here is a change of the wire
+format between pods that may run different versions.
+"""
+
+import enum
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+API_GROUP: Final = "training.internlm.io"
+API_VERSION: Final = "v1alpha1"
+KIND: Final = "InternLM2Job"
+PLURAL: Final = "internlm2jobs"
+
+# Labels of every object that belongs to a job.
+LABEL_JOB: Final = f"{API_GROUP}/job"
+LABEL_STAGE: Final = f"{API_GROUP}/stage"
+LABEL_ATTEMPT: Final = f"{API_GROUP}/attempt"
+LABEL_SLOT: Final = f"{API_GROUP}/slot"
+LABEL_ROLE: Final = f"{API_GROUP}/role"
+LABEL_REPLACEMENT: Final = f"{API_GROUP}/replacement"
+
+# On a node: the taint key of a cordon, and the annotation that proves the cordon is ours.
+TAINT_FAULT: Final = f"{API_GROUP}/fault"
+ANNOTATION_FAULT: Final = f"{API_GROUP}/fault"
+
+CONFIG_PATH: Final = "/etc/internlm2/job.json"
+TERMINATION_LOG: Final = "/dev/termination-log"
+METRICS_PORT: Final = 9100
+RENDEZVOUS_PORT: Final = 29400
+
+# Environment that the operator sets in a pod and that `template.env` may therefore not set.
+ENV_ATTEMPT: Final = "INTERNLM2_ATTEMPT"
+ENV_POD: Final = "INTERNLM2_POD"
+ENV_NODE: Final = "INTERNLM2_NODE"
+RESERVED_ENV_PREFIXES: Final = ("INTERNLM2_", "TORCHELASTIC_", "PET_")
+RESERVED_ENV_NAMES: Final = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION",
+)  # fmt: skip
+
+
+class ExitCode(enum.IntEnum):
+    """How a trainer process or pod ends; anything else (137, 139, 1) is infrastructure."""
+
+    DONE = 0  # and the final manifest exists: success is proved by the manifest
+    CONFIG = 64
+    DATA = 65
+    BUG = 70
+    STOPPED = 75  # on request, after a checkpoint
+    NODE_CHECK = 76
+    HANG = 77
+
+
+# A restart in place cannot help after these: the agent gives up at once and says why.
+FINAL_EXIT_CODES: Final = frozenset(
+    {ExitCode.CONFIG, ExitCode.DATA, ExitCode.STOPPED, ExitCode.NODE_CHECK}
+)
+
+
+class FailureClass(enum.StrEnum):
+    """Who a pod's end is blamed on, as far as the trainer itself can tell."""
+
+    DONE = "done"
+    STOPPED = "stopped"
+    USER = "user"  # configuration, data, or a bug in the code that trains
+    PEER = "peer"  # another member went away: never the cause, always a symptom
+    INFRASTRUCTURE = "infrastructure"
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """The one JSON object in `/dev/termination-log` (Kubernetes keeps at most 4,096 bytes of it)."""
+
+    failure: FailureClass
+    reason: str
+    exit_code: int
+    message: str = ""
+    rank: int | None = None
+    step: int | None = None
+    first_failing_rank: int | None = None
+    traceback: str = ""  # its last lines
+
+    MAX_BYTES = 4096
+
+    def to_json(self) -> str:
+        """Return the object as JSON, cutting the oldest traceback lines to stay under the limit."""
+        fields = asdict(self)
+        while len((text := json.dumps(fields)).encode()) > self.MAX_BYTES and fields["traceback"]:
+            fields["traceback"] = fields["traceback"][len(fields["traceback"]) // 4 + 1 :]
+        return text if len(text.encode()) <= self.MAX_BYTES else json.dumps(fields | {"message": fields["message"][:512]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Termination | None":
+        """Parse a termination message; None for text that is not ours (a shell's, the kubelet's)."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(**(fields | {"failure": FailureClass(fields["failure"])}))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+class TrainPhase(enum.StrEnum):
+    """What a trainer is doing, as `/progress` and the metric `internlm2_train_phase` say it."""
+
+    INIT = "init"
+    LOAD = "load"
+    STEP = "step"
+    CHECKPOINT = "checkpoint"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Body of `GET :9100/progress`, served by local rank 0 of each pod.
+
+    `incarnation` counts process starts within this pod, so a restart in place is visible from outside.
+    `started_step` is the step this incarnation resumed from; `step` the last finished one.
+    Times are seconds since the epoch.
+    """
+
+    phase: TrainPhase
+    rank: int
+    world: int
+    attempt: int
+    incarnation: int
+    started_step: int
+    step: int
+    step_time: float  # when `step` finished
+    started_time: float  # when this process started
+    first_step_time: float | None  # when the first step of this incarnation finished
+    loss: float | None
+    tokens_per_second: float | None
+    mfu: float | None
+    checkpoint_step: int | None
+    checkpoint_time: float | None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Progress":
+        """Raise ValueError for a body that is not a progress object of this version."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(**(fields | {"phase": TrainPhase(fields["phase"])}))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a progress object: {error}") from error
+
+
+# Checkpoints: `<url>/<stage>/step-<n>/manifest.json`, written last; `<url>/fence.json`.
+MANIFEST_NAME: Final = "manifest.json"
+FENCE_NAME: Final = "fence.json"
+MANIFEST_FORMAT: Final = "internlm2-checkpoint/1"
+
+
+def step_prefix(stage: str, step: int) -> str:
+    """Return the folder of one checkpoint, relative to the checkpoint URL."""
+    return f"{stage}/step-{step:08d}"
+
+
+def step_of(folder: str) -> int | None:
+    """Return the step of a checkpoint folder's last path part, None for a foreign name."""
+    name = folder.rstrip("/").rsplit("/", 1)[-1]
+    digits = name.removeprefix("step-")
+    return int(digits) if name != digits and digits.isdigit() and len(digits) == 8 else None

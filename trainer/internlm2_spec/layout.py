@@ -1,0 +1,100 @@
+"""Which layouts are legal: how ranks factor into mesh degrees, and what a batch divides into."""
+
+from dataclasses import dataclass
+
+from internlm2_spec.config import Model, Parallel, Refused, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """Mesh degrees of one run; their product is the world size. data = replicate * shard."""
+
+    pipeline: int
+    replicate: int
+    shard: int
+    context: int
+    tensor: int
+
+    @property
+    def data(self) -> int:
+        return self.replicate * self.shard
+
+    @property
+    def world(self) -> int:
+        return self.pipeline * self.data * self.context * self.tensor
+
+
+def degrees(parallel: Parallel, world: int) -> Degrees:
+    """Factor `world` ranks into the mesh.
+
+    Raises:
+        Refused: the ranks do not divide.
+    """
+    fixed = parallel.tensor * parallel.pipeline * parallel.context * parallel.zero.shard
+    if world < fixed or world % fixed:
+        raise Refused(
+            "parallel",
+            wrong=f"{world} ranks are not divisible by tensor {parallel.tensor} x pipeline {parallel.pipeline}"
+            f" x context {parallel.context} x zero.shard {parallel.zero.shard} = {fixed}",
+            right=f"use a multiple of {fixed} ranks or smaller degrees",
+        )
+    return Degrees(
+        pipeline=parallel.pipeline,
+        replicate=world // fixed,
+        shard=parallel.zero.shard,
+        context=parallel.context,
+        tensor=parallel.tensor,
+    )
+
+
+def accumulation(stage: Stage, world: int) -> int:
+    """Return the micro-steps of one optimizer step, so that the global batch is the same at any size.
+
+    Raises:
+        Refused: the global batch does not divide at this size.
+    """
+    mesh = degrees(stage.parallel, world)
+    one = stage.sequence_length * stage.parallel.micro_batch * mesh.data
+    if stage.global_batch_tokens % one:
+        raise Refused(
+            "globalBatchTokens",
+            wrong=f"{stage.global_batch_tokens} is not divisible by sequenceLength {stage.sequence_length}"
+            f" x microBatch {stage.parallel.micro_batch} x data {mesh.data} = {one} at {world} ranks",
+            right=f"use a multiple of {one}",
+        )
+    return stage.global_batch_tokens // one
+
+
+def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
+    """Refuse a layout that the model's own sizes rule out.
+
+    Raises:
+        Refused: tensor does not divide the KV heads, the sequence does not divide, and the like.
+    """
+    if model.hidden % model.heads or (model.hidden // model.heads) % 2:
+        raise Refused("model.heads", wrong=f"hidden {model.hidden} / heads {model.heads} is not an even whole number", right="head size must be even (rotary pairs)")
+    if model.heads % model.kv_heads:
+        raise Refused("model.kvHeads", wrong=f"{model.kv_heads} does not divide heads {model.heads}", right="each KV head serves a whole group of query heads")
+    legal = [d for d in range(1, model.kv_heads + 1) if model.kv_heads % d == 0]
+    if parallel.tensor not in legal:
+        raise Refused("parallel.tensor", wrong=f"{parallel.tensor} does not divide kvHeads {model.kv_heads}", right=f"use {', '.join(map(str, legal))}")
+    for name, size in (("ffn", model.ffn), ("vocab", model.vocab)):
+        if size % parallel.tensor:
+            raise Refused(f"model.{name}", wrong=f"{size} is not divisible by tensor {parallel.tensor}", right=f"use a multiple of {parallel.tensor}")
+    if model.layers < parallel.pipeline:
+        raise Refused("parallel.pipeline", wrong=f"{parallel.pipeline} stages for {model.layers} layers", right=f"use at most {model.layers}")
+    if sequence_length % parallel.tensor:
+        raise Refused("sequenceLength", wrong=f"{sequence_length} is not divisible by tensor {parallel.tensor}", right=f"use a multiple of {parallel.tensor} (sequence parallel)")
+
+
+def legal_sizes(stages: tuple[Stage, ...], nodes: range, gpus_per_node: int) -> list[int]:
+    """Return the node counts at which every stage has a legal layout, ascending."""
+    return [n for n in nodes if all(_fits(stage, n * gpus_per_node) for stage in stages)]
+
+
+def _fits(stage: Stage, world: int) -> bool:
+    try:
+        accumulation(stage, world)
+    except Refused:
+        return False
+    return True
