@@ -38,7 +38,7 @@ test-trainer: tools ## real ranks on gloo, a real S3 server
 	@$(RUN) -m pytest tests/trainer
 
 test-e2e: tools ## the whole lab: real kubelets, torchrun, Prometheus, S3
-	@$(RUN) -m pytest tests/e2e
+	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m pytest tests/e2e
 
 .PHONY: fmt generate train-local bench tools
 fmt: ## format and fix what ruff can
@@ -51,7 +51,7 @@ train-local: ## train internlm2-tiny in one process, no Kubernetes, no root
 	@$(RUN) -m lab.local out/local
 
 bench: tools ## latencies of each arrow over node-kills and process-kills, into bench/results/
-	@$(RUN) -m bench.recovery
+	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m bench.recovery
 
 tools: ## install what the lab needs: Debian packages, Go, Kubernetes, S3 server, helm
 	@$(RUN) -m lab deps && $(RUN) -m lab build

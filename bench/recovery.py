@@ -1,0 +1,149 @@
+"""Latency of each arrow from fault to next step, over node-kills and process-kills in the lab.
+
+Run by `make bench`; writes bench/results/recovery.json and prints a table. GPUs are simulated, the
+kubelets, torchrun, Prometheus and S3 server are real; training is fp32 on the CPU.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lab.cluster import Lab
+
+from lab import scene, view
+from lab.report import ARROWS, bit_equal, seconds_since
+from lab.watch import JobWatch, Seen
+
+RESULTS = Path(__file__).parent / "results" / "recovery.json"
+
+
+def main() -> int:
+    """Measure and write the distributions."""
+    parser = argparse.ArgumentParser(prog="python -m bench.recovery", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="faults of each kind (default 10)")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["node-kill", "process-kill"], choices=["node-kill", "process-kill", "xid"]
+    )
+    rounds, kinds = (parsed := parser.parse_args()).rounds, parsed.kinds
+    lab = Lab()
+    lab.heal()
+    scene.prepare()
+    result: dict[str, Any] = {"command": "make bench", "machine": machine(), "simulated": ["GPUs"], "kinds": {}}
+    for kind in kinds:
+        result["kinds"][kind] = measure(lab, kind, rounds)
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        view.say(table(kind, result["kinds"][kind]))
+    return 0
+
+
+def measure(lab: Lab, kind: str, rounds: int) -> dict[str, Any]:
+    """Inject `rounds` faults of one kind into one running job and return the distribution of each arrow."""
+    name = f"bench-{kind}"
+    scene.kubectl("delete", "internlm2job", name, "--ignore-not-found", "--wait=true")
+    scene.delete_checkpoints(name)
+    scene.apply(scene.job(name, stages__0__steps=100_000))
+    samples: list[dict[str, float]] = []
+    loads: list[float] = []
+    try:
+        with JobWatch(name) as watch:
+            for number in range(rounds):
+                settle(watch)
+                loads.append(os.getloadavg()[0])
+                samples.append(one_fault(lab, watch, kind))
+                view.say(f"{kind} {number + 1}/{rounds}: {samples[-1]}")
+                lab.heal()
+            equal = bit_equal(watch.seen.steps)
+    finally:
+        scene.kubectl("delete", "internlm2job", name, "--ignore-not-found", "--wait=true")
+        lab.heal()
+    arrows = {arrow: spread([s[arrow] for s in samples if arrow in s]) for arrow in ARROWS}
+    return {
+        "rounds": rounds,
+        "replayedStepsBitEqual": equal,
+        "load": spread(loads),
+        "seconds": arrows,
+        "samples": samples,
+    }
+
+
+def settle(watch: JobWatch) -> None:
+    """Wait until the job has two healthy members and a spare, and a checkpoint newer than its last start."""
+    start = watch.seen.last_step
+    watch.wait(
+        lambda s: (
+            s.last_step >= start + 8 and (s.status.get("nodes") or {}).get("ready", 0) >= 3 and not open_faults(s)
+        ),
+        seconds=300,
+        what="a settled job",
+    )
+
+
+def open_faults(seen: Seen) -> list[dict[str, Any]]:
+    """Return the faults without a first step yet."""
+    return [f for f in seen.faults if not (f.get("times") or {}).get("closed")]
+
+
+def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
+    """Inject one fault away from slot 0's node, wait until it is closed, return the arrows in seconds."""
+    before = {f["id"] for f in watch.seen.faults}
+    victim = max(
+        (
+            p
+            for p in watch.seen.pods.items()
+            if p[1]["phase"] == "Running" and p[1]["slot"] != 0 and is_active(watch.seen, p[0])
+        ),
+        key=lambda p: p[1]["slot"],
+    )
+    injected = time.time()
+    if kind == "process-kill":
+        lab.fault("process-kill", pod=f"default/{victim[0]}")
+    elif kind == "node-kill":
+        lab.fault("node-kill", node=victim[1]["node"])
+    else:
+        lab.fault("xid", node=victim[1]["node"], gpu=0, xid=79)
+
+    def healed(seen: Seen) -> bool:
+        return any(f["id"] not in before and (f.get("times") or {}).get("closed") for f in seen.faults)
+
+    watch.wait(healed, seconds=300, what=f"{kind} healed")
+    fault = next(f for f in watch.seen.faults if f["id"] not in before)
+    return seconds_since(injected, fault["times"])
+
+
+def is_active(seen: Seen, pod: str) -> bool:
+    """Return whether a pod trains (a spare waits in the rendezvous and has no worker to kill)."""
+    return pod in ((seen.status.get("nodes") or {}).get("members") or [pod])
+
+
+def spread(values: list[float]) -> dict[str, float] | None:
+    """Return count, median, 95th percentile and maximum."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+    return {"n": len(ordered), "median": round(statistics.median(ordered), 2), "p95": p95, "max": ordered[-1]}
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers were measured on."""
+    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+
+
+def table(kind: str, result: dict[str, Any]) -> str:
+    """Return one kind's distribution as text."""
+    rows = [f"{kind}: seconds after the injection, {result['rounds']} rounds"]
+    rows += [
+        f"  {arrow:<12} median {s['median']:>7.2f}  p95 {s['p95']:>7.2f}" for arrow, s in result["seconds"].items() if s
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Follow one job from outside: its status, its pods, and every step that any of its pods computed.
+
+Reads only what a user can read (the API server, pod logs), so what it reports does not depend on
+the operator telling the truth.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+GROUP, VERSION, PLURAL = "training.internlm.io", "v1alpha1", "internlm2jobs"
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class StepSeen:
+    """One optimizer step as one pod computed it; `loss_hex` is exact."""
+
+    step: int
+    loss_hex: str
+    time: float
+    pod: str
+    tokens_per_second: float | None
+
+    @property
+    def loss(self) -> float:
+        return float.fromhex(self.loss_hex)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was observed so far; replaced values, appended lists."""
+
+    job: dict[str, Any] = field(default_factory=dict)
+    pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    steps: list[StepSeen] = field(default_factory=list)
+    events: list[tuple[str, str, str]] = field(default_factory=list)  # time, reason, message
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(self.job.get("status") or {})
+
+    @property
+    def last_step(self) -> int:
+        return max((s.step for s in self.steps), default=0)
+
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        return list(self.status.get("faults") or [])
+
+    def node_of(self, slot: int) -> str | None:
+        """Return the node of the running pod that holds `slot` in the newest attempt."""
+        running = [p for p in self.pods.values() if p["phase"] == "Running" and p["slot"] == slot]
+        return max(running, key=lambda p: (p["attempt"], p["replacement"]))["node"] if running else None
+
+
+class JobWatch:
+    """Context manager that observes in the background threads until it is left."""
+
+    def __init__(self, name: str, namespace: str = "default") -> None:
+        self.name, self.namespace = name, namespace
+        self.seen = Seen()
+        self._stop = threading.Event()
+        self._followed: set[str] = set()
+        self._events: set[str] = set()
+        config.load_kube_config()
+        self._core = client.CoreV1Api()
+        self._custom = client.CustomObjectsApi()
+        self._poller = threading.Thread(target=self._poll, name="job-watch", daemon=True)
+
+    def __enter__(self) -> "JobWatch":
+        self._poller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._poller.join(timeout=10)
+
+    def wait(self, until: Callable[[Seen], bool], *, seconds: float, what: str) -> None:
+        """Block until `until(seen)` holds.
+
+        Raises:
+            TimeoutError: it did not within `seconds`; the message names `what` and the last status.
+        """
+        deadline = time.monotonic() + seconds
+        while not until(self.seen):
+            if time.monotonic() > deadline:
+                status = self.seen.status
+                brief = {k: status.get(k) for k in ("phase", "attempt", "step", "nodes", "conditions", "faults")}
+                pods = {name: (p["phase"], p["node"]) for name, p in self.seen.pods.items()}
+                raise TimeoutError(f"{what} not seen within {seconds:.0f} s; status {json.dumps(brief)}; pods {pods}")
+            time.sleep(POLL_SECONDS / 2)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            try:
+                self._look()
+            except (ApiException, HTTPError, OSError):
+                continue  # the API server may be the thing that was killed
+
+    def _look(self) -> None:
+        selector = f"{GROUP}/job={self.name}"
+        listed = json.loads(
+            self._core.list_namespaced_pod(
+                self.namespace, label_selector=selector, _preload_content=False, _request_timeout=5
+            ).data
+        )
+        self.seen.pods = {p["metadata"]["name"]: _pod(p) for p in listed["items"]}
+        try:
+            self.seen.job = self._custom.get_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, self.name, _request_timeout=5
+            )
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            self.seen.job = {}
+        self._read_events()
+        for name, pod in self.seen.pods.items():
+            if pod["phase"] != "Pending" and pod["uid"] not in self._followed:
+                self._followed.add(pod["uid"])
+                threading.Thread(target=self._follow, args=(name,), name=f"logs-{name}", daemon=True).start()
+
+    def _read_events(self) -> None:
+        listed = json.loads(
+            self._core.list_namespaced_event(
+                self.namespace,
+                field_selector=f"involvedObject.name={self.name}",
+                _preload_content=False,
+                _request_timeout=5,
+            ).data
+        )
+        for event in listed["items"]:
+            if event["metadata"]["uid"] not in self._events:
+                self._events.add(event["metadata"]["uid"])
+                when = event.get("eventTime") or event.get("lastTimestamp") or event["metadata"]["creationTimestamp"]
+                self.seen.events.append((when, event.get("reason", ""), event.get("message", "")))
+
+    def _follow(self, pod: str) -> None:
+        for line in self._lines(pod):
+            if (step := parse_step(line, pod)) is not None:
+                self.seen.steps.append(step)
+
+    def _lines(self, pod: str) -> Iterator[str]:
+        try:
+            response = self._core.read_namespaced_pod_log(pod, self.namespace, follow=True, _preload_content=False)
+            rest = b""
+            for chunk in response.stream(None):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+        except (ApiException, HTTPError, OSError):
+            return  # its node died or it was deleted: what it had written was read already
+
+
+def parse_step(line: str, pod: str) -> StepSeen | None:
+    """Parse a rank's step line; None for any other line."""
+    if '"lossHex"' not in line:
+        return None
+    try:
+        fields = json.loads(line[line.index("{") :])
+        return StepSeen(
+            step=int(fields["step"]),
+            loss_hex=str(fields["lossHex"]),
+            time=float(fields["time"]),
+            pod=pod,
+            tokens_per_second=fields.get("tokensPerSecond"),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _pod(pod: dict[str, Any]) -> dict[str, Any]:
+    labels = pod["metadata"]["labels"]
+    return {
+        "uid": pod["metadata"]["uid"],
+        "node": pod["spec"].get("nodeName"),
+        "phase": pod["status"].get("phase", "Pending"),
+        "deleting": "deletionTimestamp" in pod["metadata"],
+        "attempt": int(labels.get(f"{GROUP}/attempt", 0)),
+        "slot": int(labels.get(f"{GROUP}/slot", 0)),
+        "replacement": int(labels.get(f"{GROUP}/replacement", 0)),
+    }

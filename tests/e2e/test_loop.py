@@ -1,0 +1,98 @@
+"""The loop on real kubelets: faults are injected, the job heals, nobody helps.
+
+Each test counts the fault it injected before it claims that the job survived it.
+"""
+
+import time
+
+from lab import scene
+from lab.report import bit_equal, replayed
+from lab.watch import Seen
+from tests.e2e.world import World
+
+
+def checkpoint(seen: Seen) -> int:
+    """Return the newest verified step that the operator reports."""
+    return int((seen.status.get("checkpoint") or {}).get("step") or 0)
+
+
+def closed(seen: Seen) -> list[str]:
+    """Return the causes of all faults that ended with a first step."""
+    return [f["cause"] for f in seen.faults if (f.get("times") or {}).get("closed")]
+
+
+def test_job_survives_application_xid_process_kill_and_suspension(world: World) -> None:
+    """One job, three disturbances: none of them is a node's fault, so no node is cordoned."""
+    with world.job("gentle", stages__0__steps=400) as watch:
+        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
+
+        node = watch.seen.node_of(1)
+        world.lab.fault("xid", node=node, gpu=0, xid=31)
+        noted = watch.seen.last_step
+        watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps after XID 31")
+        assert world.cordoned() == set()
+
+        killed = world.lab.fault("process-kill", pod=f"default/{world.names('pod', 'gentle')[0].split('/')[1]}")
+        assert killed["pid"] > 0
+        watch.wait(lambda s: len(closed(s)) >= 1, seconds=240, what="process-kill healed")
+        assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
+        assert world.cordoned() == set()
+
+        scene.kubectl("patch", "ilj", "gentle", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+        watch.wait(lambda s: s.status.get("phase") == "Suspended" and not s.pods, seconds=120, what="suspension")
+        stopped_at, last = checkpoint(watch.seen), watch.seen.last_step
+        assert stopped_at == last, "a suspended job keeps every step it computed"
+        again = time.time()
+        scene.kubectl("patch", "ilj", "gentle", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+        watch.wait(lambda s: s.last_step > last, seconds=240, what="steps after the suspension")
+        assert min(s.step for s in watch.seen.steps if s.time > again) == stopped_at + 1
+
+
+def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
+    """The node of slot 1 loses power; a spare takes over, the operator cordons that node only."""
+    with world.job("powerloss", stages__0__steps=40) as watch:
+        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
+        node = watch.seen.node_of(1)
+        world.lab.fault("node-kill", node=node)
+        watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="node-kill healed")
+        assert world.cordoned() == {node}
+        watch.wait(lambda s: s.status.get("phase") == "Succeeded", seconds=300, what="the end of the job")
+        assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
+        assert [f["node"] for f in watch.seen.faults] == [node]
+        assert watch.seen.faults[0]["cause"] == "NodeNotReady"
+
+
+def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -> None:
+    """XID 79 under slot 0 needs a new attempt; the operator dies between cordon and first step."""
+    with world.job("headless", stages__0__steps=400) as watch:
+        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
+        node = watch.seen.node_of(0)
+        assert node is not None
+        world.lab.fault("xid", node=node, gpu=1, xid=79)
+        watch.wait(lambda _: world.cordoned() == {node}, seconds=60, what="cordon")
+        world.lab.fault("operator-kill")
+        watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="recovery by the restarted operator")
+        held = [(p["attempt"], p["slot"]) for p in watch.seen.pods.values() if not p["deleting"]]
+        assert len(held) == len(set(held)), "no slot is held twice"
+        assert len(held) <= 3
+        assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
+
+
+def test_missing_secret_is_said_and_the_job_starts_once_it_is_there(world: World) -> None:
+    """No crash loop: no pod exists until the Secret does; deletion then leaves only checkpoints."""
+    name = "keyless"
+    scene.kubectl("delete", "secret", "late", "--ignore-not-found")
+    with world.job(name, checkpoint__secretName="late", stages__0__steps=400) as watch:
+        watch.wait(
+            lambda s: any(c.get("reason") == "SecretMissing" for c in s.status.get("conditions") or []),
+            seconds=60,
+            what="condition SecretMissing",
+        )
+        assert world.names("pod", name) == []
+        scene.make_secret(name="late")
+        watch.wait(lambda s: s.last_step >= 1, seconds=240, what="the first step")
+        scene.kubectl("delete", "internlm2job", name, "--wait=true")
+        watch.wait(lambda s: not s.pods, seconds=150, what="pods gone")
+        left = [kind for kind in ("pod", "service", "configmap") if world.names(kind, name)]
+        assert left == []
+    assert scene.s3().list_objects_v2(Bucket=scene.BUCKET, Prefix=f"{name}/")["KeyCount"] > 0
