@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from internlm2_operator.api.job import InternLM2Job
+from internlm2_operator.health.node import FaultNote as FaultNote
+from internlm2_operator.health.node import NodeRecord as NodeRecord
 from internlm2_spec.contract import Progress, Termination
 
 
@@ -42,33 +44,6 @@ class PodRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class FaultNote:
-    """The annotation that explains a cordon of ours: who, when, on what evidence."""
-
-    cause: str
-    evidence: tuple[str, ...]
-    signal_at: datetime
-    verdict_at: datetime
-    cordoned_at: datetime
-    gpu: str = ""
-    by: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
-    """One node. `gpus` is allocatable, `used` what pods of anybody (ours included) request on it."""
-
-    name: str
-    ready: bool
-    ready_since: datetime
-    schedulable: bool  # neither cordoned nor tainted NoSchedule/NoExecute
-    gpus: int
-    used: int = 0
-    labels: tuple[tuple[str, str], ...] = ()
-    fault: FaultNote | None = None  # set when the cordon is ours
-
-
-@dataclass(frozen=True, slots=True)
 class CheckpointView:
     """What the checkpoint store holds for the current stage of a job.
 
@@ -85,7 +60,12 @@ class CheckpointView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything `plan` may read about one job."""
+    """Everything `plan` may read about one job.
+
+    `progress` keeps the last answer of a pod for as long as the pod object exists, also when the pod
+    no longer answers: a silent member is still a member. `highest_step` is the highest step of the
+    current stage that was ever heard of; without it the status (at most 30 s old) is used.
+    """
 
     job: InternLM2Job
     pods: tuple[PodRecord, ...]
@@ -93,3 +73,4 @@ class Snapshot:
     checkpoint: CheckpointView | None = None  # None: not looked at yet
     progress: tuple[tuple[str, Progress], ...] = ()  # by pod name
     missing: tuple[str, ...] = ()  # required objects that do not exist, e.g. "secret/s3"
+    highest_step: int | None = None
