@@ -1,0 +1,54 @@
+"""spec.checkpoint: where the state of the run is kept."""
+
+from typing import ClassVar, Final
+
+from pydantic import Field
+
+from internlm2_operator.api.base import ApiModel, Rule
+
+# Bucket names as S3 has them; a file URL is absolute because it names a path inside the pod.
+KNOWN_URL: Final = "^(s3://[a-z0-9][a-z0-9.-]+(/.*)?|file:///.+)$"
+MAX_URL: Final = 512
+
+
+class CheckpointSpec(ApiModel):
+    """checkpoint says where checkpoints go, how often, and how many are kept."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=MAX_URL,
+        description="url is the folder of the run's checkpoints: s3://BUCKET/PATH, or file:///PATH on a volume that"
+        " every pod mounts. It cannot change.",
+    )
+    secret_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=253,
+        description="secretName names the Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally"
+        " AWS_ENDPOINT_URL and AWS_REGION. It serves every s3:// URL of the job.",
+    )
+    every_steps: int = Field(
+        default=50, ge=1, le=1000000, description="everySteps is the number of steps from one checkpoint to the next."
+    )
+    keep: int = Field(
+        default=5, ge=2, le=1000, description="keep is the number of checkpoints of a stage that are not deleted."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"self.url.matches('{KNOWN_URL}')",
+            "checkpoint.url {self.url} has no known scheme or no path; write s3://BUCKET/PATH or file:///PATH",
+            at=".url",
+        ),
+        Rule(
+            "!self.url.startsWith('s3://') || has(self.secretName)",
+            "checkpoint.secretName is missing although checkpoint.url is {self.url};"
+            " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        Rule(
+            "self.url == oldSelf.url",
+            "checkpoint.url {self.url} differs from the URL that the job was made with, {oldSelf.url};"
+            " restore it, or make a new job",
+            at=".url",
+        ),
+    )

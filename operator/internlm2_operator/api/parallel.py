@@ -1,0 +1,51 @@
+"""spec.stages[].parallel: how the ranks of a stage divide the work."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from internlm2_operator.api.base import ApiModel, Rule
+
+
+class ZeroSpec(ApiModel):
+    """zero says what is sharded over the data ranks."""
+
+    stage: Literal[1, 2, 3] = Field(
+        default=1, description="stage is what is sharded: 1 optimizer state, 2 also gradients, 3 also parameters."
+    )
+    shard: int = Field(
+        default=1, ge=1, le=4096, description="shard is the number of data ranks that share one copy of the state."
+    )
+
+
+class ParallelSpec(ApiModel):
+    """parallel gives the degrees of the mesh; the data degree is what remains of the ranks."""
+
+    tensor: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="tensor is the degree of tensor and sequence parallelism; it divides the model's kvHeads.",
+    )
+    pipeline: int = Field(
+        default=1, ge=1, le=64, description="pipeline is the degree of pipeline parallelism; only 1 in this version."
+    )
+    context: int = Field(
+        default=1, ge=1, le=64, description="context is the degree of context parallelism; only 1 in this version."
+    )
+    zero: ZeroSpec = Field(default_factory=ZeroSpec, description="zero says what is sharded over the data ranks.")
+    micro_batch: int = Field(
+        default=1, ge=1, le=1024, description="microBatch is the number of sequences in one forward pass of a rank."
+    )
+    recompute: Literal["None", "Full"] = Field(
+        default="None", description="recompute says which activations are computed again in the backward pass."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = tuple(
+        Rule(
+            f"self.{field} == 1",
+            f"parallel.{field} {{self.{field}}} is not available in this version; use {field} 1",
+            at=f".{field}",
+        )
+        for field in ("pipeline", "context")
+    )

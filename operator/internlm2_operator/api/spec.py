@@ -1,0 +1,134 @@
+"""spec: everything the user says, and the rules that need more than one section."""
+
+from typing import ClassVar, Final
+
+from pydantic import Field
+
+from internlm2_operator.api import model
+from internlm2_operator.api.base import BY_NAME, ApiModel, Rule, concatenation
+from internlm2_operator.api.checkpoint import CheckpointSpec
+from internlm2_operator.api.health import FailurePolicySpec, HealthSpec
+from internlm2_operator.api.model import ModelSpec
+from internlm2_operator.api.nodes import NodesSpec
+from internlm2_operator.api.stages import StageSpec
+from internlm2_operator.api.template import TemplateSpec
+from internlm2_spec import config
+
+_FIXED: Final = "(s.parallel.tensor * s.parallel.pipeline * s.parallel.context * s.parallel.zero.shard)"
+
+
+class StageRule(Rule):
+    """A rule that every stage `s` must pass, told for the first one that fails."""
+
+    def to_schema(self) -> dict[str, str]:
+        """Return the rule as the API server takes it."""
+        told = concatenation("stage {s.name}: " + self.message)
+        return {
+            "rule": f"self.stages.all(s, {self.check})",
+            "messageExpression": f"self.stages.filter(s, !({self.check})).map(s, {told})[0]",
+            "fieldPath": ".stages",
+        }
+
+
+def _size_rules(bound: str) -> tuple[StageRule, ...]:
+    """Return the rules about ranks and batch at one end of the node range: `min` or `max`."""
+    nodes = f"self.nodes.{bound}"
+    ranks = f"({nodes} * self.nodes.gpusPerNode)"
+    data = f"({ranks} / (s.parallel.tensor * s.parallel.pipeline * s.parallel.context))"
+    tokens = f"(s.sequenceLength * s.parallel.microBatch * {data})"
+    return (
+        StageRule(
+            f"{ranks} % {_FIXED} == 0",
+            f"nodes.{bound} {{{nodes}}} x {{self.nodes.gpusPerNode}} GPUs = {{{ranks}}} ranks is not divisible by"
+            " tensor {s.parallel.tensor} x pipeline {s.parallel.pipeline} x context {s.parallel.context}"
+            f" x zero.shard {{s.parallel.zero.shard}}; use a multiple of {{{_FIXED}}} ranks or smaller degrees",
+        ),
+        StageRule(
+            # Ranks that do not divide are the rule above; here they would only be a second error.
+            f"{ranks} % {_FIXED} != 0 || s.globalBatchTokens % {tokens} == 0",
+            "globalBatchTokens {s.globalBatchTokens} is not divisible by sequenceLength {s.sequenceLength}"
+            f" x microBatch {{s.parallel.microBatch}} x data {{{data}}} = {{{tokens}}} at nodes.{bound} {{{nodes}}};"
+            f" use a multiple of {{{tokens}}}",
+        ),
+    )
+
+
+def _model_rule(name: str) -> StageRule:
+    """Return the rule that `tensor` divides one size of the model."""
+    size = model.size_in_cel(name)
+    return StageRule(
+        f"{size} % s.parallel.tensor == 0",
+        f"parallel.tensor {{s.parallel.tensor}} does not divide the model's {config.camel(name)} {{{size}}};"
+        f" use 1 or another divisor of {{{size}}}",
+    )
+
+
+class Spec(ApiModel):
+    """spec is what to train, on what, and how."""
+
+    model: ModelSpec = Field(description="model names the InternLM2 that is trained. It cannot change.")
+    checkpoint: CheckpointSpec = Field(description="checkpoint says where checkpoints go and how often.")
+    nodes: NodesSpec = Field(description="nodes bounds how many nodes an attempt may hold.")
+    stages: tuple[StageSpec, ...] = Field(
+        min_length=1,
+        max_length=16,
+        description="stages run in order, each from the final checkpoint of the one before.",
+        json_schema_extra=BY_NAME,
+    )
+    health: HealthSpec = Field(
+        default_factory=HealthSpec, description="health says what the operator may do when it finds a node at fault."
+    )
+    failure_policy: FailurePolicySpec = Field(
+        default_factory=FailurePolicySpec,
+        description="failurePolicy bounds how often the job is restarted after failures of its own code.",
+    )
+    template: TemplateSpec = Field(default_factory=TemplateSpec, description="template is the user's part of the pods.")
+    suspend: bool = Field(
+        default=False, description="suspend stops the job after a checkpoint; false again lets it go on from there."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        StageRule(
+            "self.stages.exists_one(t, t.name == s.name)",
+            "stages has the name {s.name} more than once; give each stage its own name",
+        ),
+        StageRule(
+            "!s.data.url.startsWith('s3://') || has(self.checkpoint.secretName)",
+            "data.url {s.data.url} needs credentials and checkpoint.secretName is missing;"
+            " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        *(_model_rule(name) for name in ("kv_heads", "ffn", "vocab")),
+        *_size_rules("min"),
+        *_size_rules("max"),
+        Rule(
+            "!has(self.template.resources.limits) || !(self.nodes.resourceName in self.template.resources.limits)",
+            "template.resources.limits sets {self.nodes.resourceName}, which is taken from nodes.gpusPerNode;"
+            " remove it and set nodes.gpusPerNode",
+            at=".template.resources.limits",
+        ),
+    )
+
+    def resolved_model(self) -> config.Model:
+        """Return the sizes of the model."""
+        return self.model.resolved()
+
+    def stage_config(self, index: int) -> config.Stage:
+        """Return stage `index` as the trainer reads it; every stage but the first starts from the one before."""
+        stage = self.stages[index]
+        shared = self.checkpoint
+        parallel = stage.parallel.model_dump(exclude={"zero"})
+        return config.Stage(
+            name=stage.name,
+            kind=stage.kind,
+            model=self.resolved_model(),
+            data=config.Data(url=stage.data.url),
+            checkpoint=config.Checkpoint(url=shared.url, every_steps=shared.every_steps, keep=shared.keep),
+            sequence_length=stage.sequence_length,
+            global_batch_tokens=stage.global_batch_tokens,
+            steps=stage.steps,
+            rope_base=stage.rope_base,
+            seed=stage.seed,
+            optimizer=config.Optimizer(**stage.optimizer.model_dump()),
+            parallel=config.Parallel(**parallel, zero=config.Zero(**stage.parallel.zero.model_dump())),
+            init_from=self.stages[index - 1].name if index else None,
+        )
