@@ -35,17 +35,20 @@ class Rule:
 
     def to_schema(self) -> dict[str, str]:
         """Return the rule as the API server takes it."""
-        schema = {"rule": self.check, "messageExpression": concatenation(self.message)}
+        schema = {"rule": self.check, "messageExpression": formatted(self.message)}
         return schema | ({"fieldPath": self.at} if self.at else {})
 
 
-def concatenation(message: str) -> str:
-    """Turn text with `{expression}` holes into a CEL string expression."""
-    parts = [
-        f"string({part})" if index % 2 else "'" + part.replace("'", "\\'") + "'"
-        for index, part in enumerate(_HOLE.split(message))
-    ]
-    return " + ".join(part for part in parts if part != "''")
+def formatted(message: str) -> str:
+    """Turn text with `{expression}` holes into a CEL string expression.
+
+    `format` and not `'a' + string(b)`: the API server takes the size of `string(int)` as unbounded and refuses the
+    rule for its cost, while `format` counts as one (measured on 1.35; `format` is there from 1.29 on).
+    """
+    parts = _HOLE.split(message)
+    text, holes = "%s".join(part.replace("%", "%%") for part in parts[::2]), ", ".join(parts[1::2])
+    quoted = "'" + text.replace("'", "\\'") + "'"
+    return f"{quoted}.format([{holes}])"
 
 
 class ApiModel(BaseModel):

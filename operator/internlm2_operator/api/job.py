@@ -27,7 +27,7 @@ class InternLM2Job(ApiModel):
     created: datetime
     deleting: bool = False
     spec: Spec
-    status: JobStatus = Field(default_factory=JobStatus)
+    status: JobStatus = Field(default=JobStatus())
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -33,7 +33,7 @@ class ParallelSpec(ApiModel):
     context: int = Field(
         default=1, ge=1, le=64, description="context is the degree of context parallelism; only 1 in this version."
     )
-    zero: ZeroSpec = Field(default_factory=ZeroSpec, description="zero says what is sharded over the data ranks.")
+    zero: ZeroSpec = Field(default=ZeroSpec(), description="zero says what is sharded over the data ranks.")
     micro_batch: int = Field(
         default=1, ge=1, le=1024, description="microBatch is the number of sequences in one forward pass of a rank."
     )

@@ -5,7 +5,7 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from internlm2_operator.api import model
-from internlm2_operator.api.base import BY_NAME, ApiModel, Rule, concatenation
+from internlm2_operator.api.base import BY_NAME, ApiModel, Rule, formatted
 from internlm2_operator.api.checkpoint import CheckpointSpec
 from internlm2_operator.api.health import FailurePolicySpec, HealthSpec
 from internlm2_operator.api.model import ModelSpec
@@ -22,7 +22,7 @@ class StageRule(Rule):
 
     def to_schema(self) -> dict[str, str]:
         """Return the rule as the API server takes it."""
-        told = concatenation("stage {s.name}: " + self.message)
+        told = formatted("stage {s.name}: " + self.message)
         return {
             "rule": f"self.stages.all(s, {self.check})",
             "messageExpression": f"self.stages.filter(s, !({self.check})).map(s, {told})[0]",
@@ -76,13 +76,13 @@ class Spec(ApiModel):
         json_schema_extra=BY_NAME,
     )
     health: HealthSpec = Field(
-        default_factory=HealthSpec, description="health says what the operator may do when it finds a node at fault."
+        default=HealthSpec(), description="health says what the operator may do when it finds a node at fault."
     )
     failure_policy: FailurePolicySpec = Field(
-        default_factory=FailurePolicySpec,
+        default=FailurePolicySpec(),
         description="failurePolicy bounds how often the job is restarted after failures of its own code.",
     )
-    template: TemplateSpec = Field(default_factory=TemplateSpec, description="template is the user's part of the pods.")
+    template: TemplateSpec = Field(default=TemplateSpec(), description="template is the user's part of the pods.")
     suspend: bool = Field(
         default=False, description="suspend stops the job after a checkpoint; false again lets it go on from there."
     )

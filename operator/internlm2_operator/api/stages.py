@@ -79,10 +79,10 @@ class StageSpec(ApiModel):
         default=1024, ge=0, le=2147483647, description="seed decides the initial weights and the order of the samples."
     )
     optimizer: OptimizerSpec = Field(
-        default_factory=OptimizerSpec, description="optimizer is AdamW with a linear warm-up and a cosine."
+        default=OptimizerSpec(), description="optimizer is AdamW with a linear warm-up and a cosine."
     )
     parallel: ParallelSpec = Field(
-        default_factory=ParallelSpec,
+        default=ParallelSpec(),
         description="parallel gives the degrees of the mesh; the data degree is what remains of the ranks.",
     )
 

@@ -122,7 +122,7 @@ class Fault(ApiModel):
     verdict: str = Field(default="", max_length=64, description="verdict says who is to blame.")
     action: Message = Field(default="", description="action is what the operator did.")
     cordoned: bool = Field(default=False, description="cordoned says whether the operator took the node out.")
-    times: FaultTimes = Field(default_factory=FaultTimes, description="times of each part of the recovery.")
+    times: FaultTimes = Field(default=FaultTimes(), description="times of each part of the recovery.")
     steps_lost: int | None = Field(default=None, ge=0, description="stepsLost is the number of steps done twice.")
     seconds: dict[str, float] = Field(
         default_factory=dict,
@@ -149,8 +149,8 @@ class JobStatus(ApiModel):
     checkpoint: CheckpointStatus | None = Field(
         default=None, description="checkpoint is the newest verified checkpoint of the stage."
     )
-    nodes: NodesStatus = Field(default_factory=NodesStatus, description="nodes of the current attempt.")
-    restarts: Restarts = Field(default_factory=Restarts, description="restarts of the job by cause.")
+    nodes: NodesStatus = Field(default=NodesStatus(), description="nodes of the current attempt.")
+    restarts: Restarts = Field(default=Restarts(), description="restarts of the job by cause.")
     # A list and not a map: a merge patch replaces a list whole, but keeps the keys of a map that are gone.
     replacements: tuple[Replacement, ...] = Field(
         default=(),

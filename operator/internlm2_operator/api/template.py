@@ -171,7 +171,7 @@ class TemplateSpec(ApiModel):
         description="terminationGracePeriodSeconds is the time for a last checkpoint after a request to stop.",
     )
     resources: Resources = Field(
-        default_factory=Resources, description="resources of the trainer's container beside the GPUs."
+        default=Resources(), description="resources of the trainer's container beside the GPUs."
     )
     volumes: tuple[Volume, ...] = Field(
         default=(), max_length=32, description="volumes of the pods, passed on unchanged.", json_schema_extra=BY_NAME

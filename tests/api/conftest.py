@@ -1,0 +1,34 @@
+"""One real API server for the session, with the CRD installed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client, config
+
+from tests.api.apiserver import ApiServer
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A running API server that knows InternLM2Job."""
+    server = ApiServer(tmp_path_factory.mktemp("apiserver"))
+    try:
+        server.start()
+        server.install_crd()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(api: ApiServer) -> Path:
+    """Path of a kubeconfig of the admin."""
+    return api.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def admin(api: ApiServer) -> Iterator[client.ApiClient]:
+    """A client of the admin."""
+    with config.new_client_from_config(config_file=str(api.kubeconfig)) as opened:
+        yield opened
