@@ -21,6 +21,8 @@ def _convert(node: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]
         return dict(node)
     merged = _inlined(node, defs)
     schema = {key: value for key, value in merged.items() if key not in _DROPPED}
+    if "const" in merged:
+        schema["enum"] = [merged["const"]]
     if schema.get("type") == "integer":
         schema |= _INTEGERS
     for bound in ("Minimum", "Maximum"):

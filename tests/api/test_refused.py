@@ -1,0 +1,275 @@
+"""What the API server refuses at admission: each row says which part of the manifest, and the words a user reads."""
+
+import json
+from typing import Any, Final
+
+import pytest
+from kubernetes import client
+
+from internlm2_spec import contract
+from tests.api.apiserver import ApiServer
+from tests.api.jobs import GONE, job, stage
+
+pytestmark = pytest.mark.api
+
+Row = tuple[dict[str, Any], tuple[str, ...]]
+SIZES: Final = {"layers": 4, "hidden": 512, "heads": 8, "kvHeads": 4, "ffn": 1024, "vocab": 4096}
+P: Final = "stages.0.parallel"
+
+
+def inline(**sizes: int) -> dict[str, Any]:
+    """A change of the job to a model given by its sizes."""
+    return {"model": {"config": SIZES | sizes}}
+
+
+# Changes to the valid job; then what the message must hold: the field, the value and the cure.
+REFUSED: Final[dict[str, Row]] = {
+    "an unknown preset": (
+        {"model.preset": "internlm2-9b"},
+        ("spec.model.preset", '"internlm2-9b"', 'supported values: "internlm2-tiny"'),
+    ),
+    "no model": ({"model": {}}, ("spec.model", "neither preset nor config", "set exactly one")),
+    "preset and config": (
+        {"model.config": SIZES},
+        ("spec.model", "both preset and config", "set exactly one"),
+    ),
+    "no section model": ({"model": GONE}, ("spec.model", "Required value")),
+    "hidden that heads do not divide": (
+        inline(hidden=500),
+        ("spec.model.config.hidden", "hidden 500", "heads 8", "multiple of 16"),
+    ),
+    "an odd head size": (inline(hidden=520), ("spec.model.config.hidden", "hidden 520", "multiple of 16")),
+    "kv heads that do not divide the heads": (
+        inline(kvHeads=3),
+        ("spec.model.config.kvHeads", "kvHeads 3", "heads 8", "divisor of 8"),
+    ),
+    "a vocabulary of one": (inline(vocab=1), ("spec.model.config.vocab", "greater than or equal to 8")),
+    "a model size that is missing": (
+        {"model": {"config": {k: v for k, v in SIZES.items() if k != "ffn"}}},
+        ("spec.model.config.ffn", "Required value"),
+    ),
+    "tensor that does not divide the kv heads of a preset": (
+        {f"{P}.tensor": 16, f"{P}.zero.shard": 1},
+        ("stage pretrain", "parallel.tensor 16", "kvHeads 8", "divisor of 8"),
+    ),
+    "tensor that does not divide inline kv heads": (
+        {**inline(), f"{P}.tensor": 8, f"{P}.zero.shard": 1},
+        ("stage pretrain", "parallel.tensor 8", "kvHeads 4", "divisor of 4"),
+    ),
+    "tensor that does not divide the vocabulary": (
+        inline(vocab=4097),
+        ("parallel.tensor 2", "vocab 4097", "divisor of 4097"),
+    ),
+    "tensor that does not divide the feed-forward width": (
+        inline(ffn=1023),
+        ("parallel.tensor 2", "ffn 1023", "divisor of 1023"),
+    ),
+    "tensor zero": ({f"{P}.tensor": 0}, ("stages[0].parallel.tensor", "greater than or equal to 1")),
+    "pipeline parallelism, which is not there yet": (
+        {f"{P}.pipeline": 2},
+        ("stages[0].parallel.pipeline", "pipeline 2 is not available", "use pipeline 1"),
+    ),
+    "context parallelism, which is not there yet": (
+        {f"{P}.context": 2},
+        ("stages[0].parallel.context", "context 2 is not available", "use context 1"),
+    ),
+    "ZeRO stage 4": ({f"{P}.zero.stage": 4}, ("stages[0].parallel.zero.stage", "4", "supported values", "3")),
+    "a recompute that is unknown": (
+        {f"{P}.recompute": "Some"},
+        ("stages[0].parallel.recompute", '"Some"', '"None", "Full"'),
+    ),
+    "ranks at nodes.min that do not divide": (
+        {"nodes.min": 3, "nodes.max": 4},
+        ("nodes.min 3 x 8 GPUs = 24 ranks", "tensor 2", "zero.shard 8", "use a multiple of 16 ranks"),
+    ),
+    "ranks at nodes.max that do not divide": (
+        {"nodes.max": 5},
+        ("nodes.max 5 x 8 GPUs = 40 ranks", "tensor 2", "zero.shard 8", "use a multiple of 16 ranks"),
+    ),
+    "fewer ranks than the layout needs": (
+        {"nodes": {"min": 1, "max": 1, "gpusPerNode": 4}},
+        ("nodes.min 1 x 4 GPUs = 4 ranks", "use a multiple of 16 ranks or smaller degrees"),
+    ),
+    "a batch that does not divide at nodes.min": (
+        {"stages.0.globalBatchTokens": 4096 * 12},
+        ("globalBatchTokens 49152", "data 8 = 32768 at nodes.min 2", "use a multiple of 32768"),
+    ),
+    "a batch that does not divide at nodes.max": (
+        {"stages.0.globalBatchTokens": 4096 * 8},
+        ("globalBatchTokens 32768", "data 16 = 65536 at nodes.max 4", "use a multiple of 65536"),
+    ),
+    "a batch that the micro-batch does not divide": (
+        {f"{P}.microBatch": 3},
+        ("globalBatchTokens 4194304", "microBatch 3", "use a multiple of"),
+    ),
+    "a batch of more than a gibi of tokens": (
+        {"stages.0.globalBatchTokens": 2**31},
+        ("stages[0].globalBatchTokens", "less than or equal to 1073741824"),
+    ),
+    "min above max": (
+        {"nodes.min": 6},
+        ("spec.nodes.min", "nodes.min 6 is above nodes.max 4", "lower nodes.min or raise nodes.max"),
+    ),
+    "no nodes": ({"nodes.min": 0}, ("spec.nodes.min", "greater than or equal to 1")),
+    "more nodes than a cluster has": ({"nodes.max": 6000}, ("spec.nodes.max", "less than or equal to 5000")),
+    "a fraction of a node": ({"nodes.min": 1.5}, ("spec.nodes.min", "must be of type integer")),
+    "a hundred spares": ({"nodes.spares": 100}, ("spec.nodes.spares", "less than or equal to 64")),
+    "nodes without max": ({"nodes.max": GONE}, ("spec.nodes.max", "Required value")),
+    "an S3 checkpoint without a Secret": (
+        {"checkpoint.secretName": GONE},
+        ("checkpoint.secretName is missing", "s3://bucket/run", "AWS_ACCESS_KEY_ID"),
+    ),
+    "S3 data without a Secret": (
+        {"checkpoint": {"url": "file:///mnt/run"}},
+        ("data.url s3://bucket/corpus", "checkpoint.secretName is missing", "name the Secret"),
+    ),
+    "a checkpoint URL of an unknown scheme": (
+        {"checkpoint.url": "gs://bucket/run"},
+        ("spec.checkpoint.url", "gs://bucket/run", "write s3://BUCKET/PATH or file:///PATH"),
+    ),
+    "a checkpoint URL that is a path": (
+        {"checkpoint.url": "/mnt/run"},
+        ("spec.checkpoint.url", "/mnt/run", "file:///PATH"),
+    ),
+    "a file URL with a host": (
+        {"checkpoint.url": "file://mnt/run"},
+        ("spec.checkpoint.url", "file://mnt/run", "file:///PATH"),
+    ),
+    "an S3 URL without a bucket": (
+        {"checkpoint.url": "s3:///run"},
+        ("spec.checkpoint.url", "s3:///run", "s3://BUCKET"),
+    ),
+    "data of an unknown scheme": (
+        {"stages.0.data.url": "https://example.com/corpus"},
+        ("stages[0].data.url", "https://example.com/corpus", "write s3://BUCKET/PATH"),
+    ),
+    "an endless URL": ({"checkpoint.url": "s3://b/" + "x" * 600}, ("spec.checkpoint.url", "may not be more than 512")),
+    "a checkpoint every zero steps": ({"checkpoint.everySteps": 0}, ("checkpoint.everySteps", "greater than or equal")),
+    "keeping one checkpoint only": ({"checkpoint.keep": 1}, ("checkpoint.keep", "greater than or equal to 2")),
+    "no stages": ({"stages": []}, ("spec.stages", "at least 1 items")),
+    "seventeen stages": (
+        {"stages": [stage(name=f"s{i}") for i in range(17)]},
+        ("spec.stages", "must have at most 16 items"),
+    ),
+    "two stages of one name": (
+        {"stages": [stage(), stage()]},
+        ("stage pretrain", "the name pretrain more than once", "give each stage its own name"),
+    ),
+    "a stage name that is no folder": (
+        {"stages.0.name": "../up"},
+        ("stages[0].name", '"../up"', "should match"),
+    ),
+    "a stage of an unknown kind": ({"stages.0.kind": "Dream"}, ("stages[0].kind", '"Dream"', '"Pretrain"')),
+    "no steps": ({"stages.0.steps": 0}, ("stages[0].steps", "greater than or equal to 1")),
+    "a sequence that tensor does not divide": (
+        {"stages.0.sequenceLength": 4095},
+        ("stages[0].sequenceLength", "4095", "parallel.tensor 2", "use a multiple of 2"),
+    ),
+    "a warm-up that is longer than the stage": (
+        {"stages.0.optimizer": {"warmupSteps": 101}},
+        ("stages[0].optimizer.warmupSteps", "101 is above steps 100", "raise steps"),
+    ),
+    "a least rate above the highest": (
+        {"stages.0.optimizer": {"lr": 0.001, "minLr": 0.01}},
+        ("stages[0].optimizer.minLr", "0.01 is above optimizer.lr 0.001", "lower minLr"),
+    ),
+    "a rate of zero": ({"stages.0.optimizer": {"lr": 0}}, ("optimizer.lr", "greater than 0")),
+    "a beta of one": ({"stages.0.optimizer": {"beta2": 1}}, ("optimizer.beta2", "less than 1")),
+    "a second failing stage, which is named": (
+        {"stages": [stage(), stage(name="long", globalBatchTokens=4096 * 8)]},
+        ("stage long", "globalBatchTokens 32768", "use a multiple of 65536"),
+    ),
+    "an unknown health mode": ({"health": {"mode": "Off"}}, ("spec.health.mode", '"Off"', '"Enforce", "Observe"')),
+    "more than all nodes": ({"health": {"maxCordonPercent": 101}}, ("maxCordonPercent", "less than or equal to 100")),
+    "negative restarts": ({"failurePolicy": {"maxRestarts": -1}}, ("maxRestarts", "greater than or equal to 0")),
+    "a window of a second": ({"failurePolicy": {"windowSeconds": 1}}, ("windowSeconds", "greater than or equal to 60")),
+    "the GPU among the limits": (
+        {"template": {"resources": {"limits": {"nvidia.com/gpu": 8}}}},
+        ("template.resources.limits", "nvidia.com/gpu", "set nodes.gpusPerNode"),
+    ),
+    "a variable with two values": (
+        {"template": {"env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
+        ("template.env[0]", "A has both value and valueFrom", "set one"),
+    ),
+    "a variable from nowhere": (
+        {"template": {"env": [{"name": "A", "valueFrom": {}}]}},
+        ("template.env[0].valueFrom", "no source", "set exactly one"),
+    ),
+    "a variable with a space": (
+        {"template": {"env": [{"name": "A B", "value": "1"}]}},
+        ("template.env[0].name", '"A B"', "should match"),
+    ),
+    "grace of a second": (
+        {"template": {"terminationGracePeriodSeconds": 1}},
+        ("terminationGracePeriodSeconds", "greater than or equal to 5"),
+    ),
+    "a name that leaves no room for the pods": (
+        {"metadata.name": "n" * 41},
+        ("metadata.name", "41 characters", "use at most 40"),
+    ),
+    "a name with a dot": ({"metadata.name": "a.b"}, ("metadata.name a.b", "start with a letter")),
+    "a name that starts with a digit": ({"metadata.name": "7b"}, ("metadata.name 7b", "start with a letter")),
+}
+RESERVED: Final = (*contract.RESERVED_ENV_NAMES, *(f"{prefix}X" for prefix in contract.RESERVED_ENV_PREFIXES))
+
+
+def refusal(admin: client.ApiClient, body: dict[str, Any]) -> str:
+    """Return what the API server says to a manifest that it must refuse."""
+    custom = client.CustomObjectsApi(admin)
+    place = (contract.API_GROUP, contract.API_VERSION, "default", contract.PLURAL)
+    with pytest.raises(client.ApiException) as caught:
+        custom.create_namespaced_custom_object(*place, body, dry_run="All")
+    assert caught.value.status == 422, caught.value.body
+    return str(json.loads(caught.value.body or "")["message"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, admin: client.ApiClient) -> None:
+    """The message holds field, value and cure."""
+    changes, expected = REFUSED[name]
+    message = refusal(admin, job(changes))
+    assert [part for part in expected if part not in message] == [], message
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_reserved_variable_is_refused(name: str, admin: client.ApiClient) -> None:
+    message = refusal(admin, job({"template": {"env": [{"name": name, "value": "1"}]}}))
+    assert f"template.env name {name} is reserved" in message
+    assert "remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"model": {"preset": "internlm2-20b"}},
+            ("spec.model", "internlm2-20b differs", "internlm2-7b", "make a new job"),
+        ),
+        (
+            {"checkpoint.url": "s3://bucket/other"},
+            ("spec.checkpoint.url", "s3://bucket/other differs", "s3://bucket/run"),
+        ),
+    ],
+    ids=("the model", "the checkpoint URL"),
+)
+def test_cannot_change(changes: dict[str, Any], expected: tuple[str, ...], api: ApiServer) -> None:
+    made = job({"metadata.name": "fixed"})
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    done = api.kubectl("apply", "-f", "-", stdin=json.dumps(job(changes | {"metadata.name": "fixed"})), check=False)
+    assert done.returncode == 1
+    assert [part for part in expected if part not in done.stderr] == [], done.stderr
+
+
+def test_kubectl_apply_shows_one_line_with_field_value_and_cure(api: ApiServer) -> None:
+    done = api.kubectl("apply", "-f", "-", stdin=json.dumps(job({"nodes.min": 8})), check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        'The InternLM2Job "job" is invalid: spec.nodes.min: Invalid value: '
+        "nodes.min 8 is above nodes.max 4; lower nodes.min or raise nodes.max"
+    )
+
+
+def test_kubectl_apply_names_a_misspelled_field(api: ApiServer) -> None:
+    done = api.kubectl("apply", "-f", "-", stdin=json.dumps(job({"checkpoint.evrySteps": 5})), check=False)
+    assert done.returncode == 1
+    assert 'unknown field "spec.checkpoint.evrySteps"' in done.stderr
