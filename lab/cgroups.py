@@ -1,0 +1,61 @@
+"""A control group per node: the kubelet's root, and how every process of a node's pods is found."""
+
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", "hugetlb", "net_cls",
+               "net_prio", "perf_event")  # fmt: skip
+
+
+def is_v2() -> bool:
+    """Return whether the machine has the unified hierarchy only."""
+    return (ROOT / "cgroup.controllers").exists()
+
+
+def folders(name: str) -> list[Path]:
+    """Return the group's folder in every hierarchy that is mounted."""
+    if is_v2():
+        return [ROOT / name]
+    return [ROOT / controller / name for controller in CONTROLLERS if (ROOT / controller / "tasks").exists()]
+
+
+def make(name: str) -> None:
+    """Make the group in every hierarchy."""
+    if is_v2():
+        enabled = " ".join(f"+{c}" for c in (ROOT / "cgroup.controllers").read_text().split())
+        (ROOT / "cgroup.subtree_control").write_text(enabled)
+    for folder in folders(name):
+        folder.mkdir(exist_ok=True)
+        if folder.parent.name == "cpuset":
+            # A cpuset starts empty, and an empty one takes no process.
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                (folder / file).write_text((folder.parent / file).read_text())
+
+
+def processes(name: str) -> set[int]:
+    """Return the pids in the group and below it."""
+    found: set[int] = set()
+    for folder in folders(name):
+        for file in folder.rglob("cgroup.procs"):
+            try:
+                found |= {int(pid) for pid in file.read_text().split()}
+            except OSError:  # the group went away while we walked
+                continue
+    return found
+
+
+def below(name: str, part: str) -> list[Path]:
+    """Return the folders inside the group whose name contains `part`, in one hierarchy."""
+    top = next((folder for folder in folders(name) if folder.exists()), None)
+    return sorted(path for path in top.rglob("*") if path.is_dir() and part in path.name) if top else []
+
+
+def remove(name: str) -> bool:
+    """Remove the group with everything below it; return whether nothing is left."""
+    for folder in folders(name):
+        for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
+            try:
+                path.rmdir()
+            except OSError:  # gone already, or its last process is still being buried: the caller tries again
+                continue
+    return not any(folder.exists() for folder in folders(name))
