@@ -169,8 +169,14 @@ PASSED: dict[str, tuple[Callable[[Lab, argparse.Namespace], int], str]] = {
     "demo": (demo, "play the demo: a job loses a node and a GPU, and heals itself"),
 }
 VERBS: dict[str, Callable[[Lab, argparse.Namespace], int]] = {
-    "up": up, "down": down, "status": status, "deps": install, "build": make, "logs": logs, "fault": fault,
-} | {name: run for name, (run, _) in PASSED.items()}  # fmt: skip
+    "up": up,
+    "down": down,
+    "status": status,
+    "deps": install,
+    "build": make,
+    "logs": logs,
+    "fault": fault,
+} | {name: run for name, (run, _) in PASSED.items()}
 
 
 def main() -> int:

@@ -3,8 +3,21 @@
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd", "hugetlb", "net_cls",
-               "net_prio", "perf_event")  # fmt: skip
+CONTROLLERS = (
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "systemd",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+)
 
 
 def is_v2() -> bool:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +156,7 @@ class Lab:
             network.delete(space)
         network.drop_mount_point()
         for group in groups:
-            process.wait_until(
-                lambda group=group: cgroups.remove(group), what=f"cgroup {group}", seconds=20, every=0.05
-            )
+            process.wait_until(partial(cgroups.remove, group), what=f"cgroup {group}", seconds=20, every=0.05)
         self._remove_files()
 
     def _nodes_ever(self) -> list[str]:

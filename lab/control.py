@@ -62,39 +62,68 @@ class Control:
             "etcd": [*ETCD, "--data-dir", f"{state}/etcd"],
             "kube-apiserver": self._apiserver(),
             "kube-controller-manager": [
-                *kubeconfig, loopback, f"--service-account-private-key-file={state}/sa.key", f"--root-ca-file={state}/ca.crt",
-                "--node-monitor-grace-period=8s", "--node-monitor-period=2s", "--kube-api-qps=100", "--kube-api-burst=200",
+                *kubeconfig,
+                loopback,
+                f"--service-account-private-key-file={state}/sa.key",
+                f"--root-ca-file={state}/ca.crt",
+                "--node-monitor-grace-period=8s",
+                "--node-monitor-period=2s",
+                "--kube-api-qps=100",
+                "--kube-api-burst=200",
             ],
             "kube-scheduler": [*kubeconfig, loopback],
             "coredns": ["-conf", f"{state}/Corefile"],
-            "podsd": [f"--server={names.apiserver_url}", f"--ca={state}/ca.crt", f"--token={state}/token", f"--listen={PODSD}"],
+            "podsd": [
+                f"--server={names.apiserver_url}",
+                f"--ca={state}/ca.crt",
+                f"--token={state}/token",
+                f"--listen={PODSD}",
+            ],
             "versitygw": ["--port", f"{names.ROUTER}:9000", "posix", f"{state}/s3"],
             "prometheus": [
-                f"--config.file={state}/prometheus.json", f"--storage.tsdb.path={state}/prometheus",
-                f"--web.listen-address={names.ROUTER}:9090", "--storage.tsdb.retention.time=1d",
+                f"--config.file={state}/prometheus.json",
+                f"--storage.tsdb.path={state}/prometheus",
+                f"--web.listen-address={names.ROUTER}:9090",
+                "--storage.tsdb.retention.time=1d",
             ],
-        }[server]  # fmt: skip
+        }[server]
         secret = {"ROOT_ACCESS_KEY": names.S3_ACCESS_KEY, "ROOT_SECRET_KEY": names.S3_SECRET_KEY}
         return [binary, *arguments], secret if server == "versitygw" else {}
 
     def _apiserver(self) -> list[str]:
         names, state = self.names, self.names.state
         return [
-            "--etcd-servers=http://127.0.0.1:2379", f"--bind-address={names.ROUTER}", f"--advertise-address={names.ROUTER}",
-            "--secure-port=6443", f"--tls-cert-file={state}/apiserver.crt", f"--tls-private-key-file={state}/apiserver.key",
-            f"--service-cluster-ip-range={names.SERVICE_CIDR}", f"--token-auth-file={state}/tokens.csv",
-            "--authorization-mode=RBAC", "--allow-privileged=true",
-            "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-signing-key-file={state}/sa.key",
-            f"--service-account-key-file={state}/sa.key", "--kubelet-preferred-address-types=InternalIP",
-        ]  # fmt: skip
+            "--etcd-servers=http://127.0.0.1:2379",
+            f"--bind-address={names.ROUTER}",
+            f"--advertise-address={names.ROUTER}",
+            "--secure-port=6443",
+            f"--tls-cert-file={state}/apiserver.crt",
+            f"--tls-private-key-file={state}/apiserver.key",
+            f"--service-cluster-ip-range={names.SERVICE_CIDR}",
+            f"--token-auth-file={state}/tokens.csv",
+            "--authorization-mode=RBAC",
+            "--allow-privileged=true",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-signing-key-file={state}/sa.key",
+            f"--service-account-key-file={state}/sa.key",
+            "--kubelet-preferred-address-types=InternalIP",
+        ]
 
 
 KUBECONFIGS = ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")
 ETCD = (
-    "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
-    "--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
-    "--initial-cluster", "default=http://127.0.0.1:2380", "--unsafe-no-fsync",
-)  # fmt: skip
+    "--listen-client-urls",
+    "http://127.0.0.1:2379",
+    "--advertise-client-urls",
+    "http://127.0.0.1:2379",
+    "--listen-peer-urls",
+    "http://127.0.0.1:2380",
+    "--initial-advertise-peer-urls",
+    "http://127.0.0.1:2380",
+    "--initial-cluster",
+    "default=http://127.0.0.1:2380",
+    "--unsafe-no-fsync",
+)
 
 
 def prometheus(names: Names, nodes: tuple[str, ...]) -> dict[str, object]:

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def heal(lab: "Lab", only: str | None = None) -> list[Record]:
     _save(lab.state, [r for r in recorded(lab.state) if r not in records])
     for name in [only] if only else lab.node_names:
         _take_back(lab, name)
-        process.wait_until(lambda name=name: lab.node_is_ready(name), what=f"{name} Ready", seconds=60, every=0.3)
+        process.wait_until(partial(lab.node_is_ready, name), what=f"{name} Ready", seconds=60, every=0.3)
     return records
 
 

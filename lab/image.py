@@ -19,7 +19,10 @@ PAUSE = "internlm2.lab/pause:latest"
 # The lab's own name, and the names of the production images, so that a manifest does not change.
 HOST = ("internlm2.lab/host:latest", "internlm2-trainer:0.1.0", "internlm2-operator:0.1.0")
 DIRECTORIES = ("usr", "etc", "proc", "sys", "dev", "var", "var/tmp", "run", "root", "opt", "home", "tmp")
-PASSWD = "root:x:0:0:root:/tmp:/bin/sh\ninternlm2:x:1000:1000:internlm2:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
+PASSWD = """root:x:0:0:root:/tmp:/bin/sh
+internlm2:x:1000:1000:internlm2:/tmp:/bin/sh
+nobody:x:65534:65534:nobody:/:/bin/sh
+"""
 GROUP = "root:x:0:\ninternlm2:x:1000:\nnogroup:x:65534:\n"
 
 

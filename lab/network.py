@@ -50,6 +50,8 @@ def make_node(names: Names, node: str, nodes: list[str]) -> None:
     if exists(netns):
         return
     delete(netns)
+    # A namespace dies some time after its last process; its cable would still be plugged in.
+    subprocess.run(["ip", "-n", sw, "link", "del", node], capture_output=True, check=False)
     run("ip", "netns", "add", netns)
     run("ip", "-n", sw, "link", "add", node, "type", "veth", "peer", "name", "eth0", "netns", netns)
     _batch(sw, [f"link set {node} master {BRIDGE} up"])
