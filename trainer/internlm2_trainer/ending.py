@@ -1,0 +1,88 @@
+"""How a process ends: an exception becomes a class of blame, an exit code and one JSON object."""
+
+import os
+import tempfile
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from internlm2_spec.config import Refused
+from internlm2_spec.contract import TERMINATION_LOG, ExitCode, FailureClass, Termination
+
+ENV_RUN_DIR: Final = "INTERNLM2_RUN_DIR"
+ENV_TERMINATION_LOG: Final = "INTERNLM2_TERMINATION_LOG"
+INFRASTRUCTURE_EXIT_CODE: Final = 1
+
+# Texts of a lost peer, where torch raises a plain RuntimeError (gloo) or its own kinds (stores, NCCL).
+_PEER_TEXTS: Final = ("gloo", "connection closed by peer", "connection reset", "broken pipe", "nccl")
+_PEER_TYPES: Final = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+_DEVICE_TEXTS: Final = ("cuda error", "device-side", "ecc error")
+
+
+def explain(error: BaseException, *, rank: int | None = None, step: int | None = None) -> Termination:
+    """Return what an exception that ended a process says about whose fault it was."""
+    failure, reason, code = _classify(error)
+    lines = "".join(traceback.format_exception(error)) if failure is not FailureClass.STOPPED else ""
+    if isinstance(error, Refused):
+        lines = ""
+    return Termination(
+        failure, reason, code, message=str(error)[:512], rank=rank, step=step, traceback=lines[-3000:],
+    )  # fmt: skip
+
+
+def _classify(error: BaseException) -> tuple[FailureClass, str, int]:
+    name, text = type(error).__name__, str(error).lower()
+    if isinstance(error, Refused):
+        # The storage's refusals know best which of the two they are.
+        default = ExitCode.DATA if error.path.split(".")[0] == "data" else ExitCode.CONFIG
+        code = ExitCode(getattr(error, "exit_code", default))
+        return FailureClass.USER, "ConfigurationRefused" if code is ExitCode.CONFIG else "DataRefused", code
+    if name == "Fenced":
+        return FailureClass.STOPPED, name, ExitCode.STOPPED
+    if name == "StoreUnavailable" or any(part in text for part in _DEVICE_TEXTS):
+        return FailureClass.INFRASTRUCTURE, name, INFRASTRUCTURE_EXIT_CODE
+    if name in _PEER_TYPES or (type(error) is RuntimeError and any(part in text for part in _PEER_TEXTS)):
+        return FailureClass.PEER, "PeerLost", INFRASTRUCTURE_EXIT_CODE
+    return FailureClass.USER, name, ExitCode.BUG
+
+
+def record(ending: Termination) -> None:
+    """Leave the ending of a rank for its agent, or, without one, in the termination log."""
+    folder = os.environ.get(ENV_RUN_DIR)
+    if folder is None:
+        write_termination_log(ending)
+        return
+    _write(Path(folder) / f"{time.time_ns()}-{os.getpid()}.json", ending.to_json())
+
+
+def collect(folder: Path) -> list[tuple[int, Termination]]:
+    """Return (process id, ending) of every rank that left one, oldest first, and forget them."""
+    endings = []
+    for path in sorted(folder.glob("*.json")):
+        if ending := Termination.from_json(path.read_text()):
+            endings.append((int(path.stem.split("-")[1]), ending))
+        path.unlink()
+    return endings
+
+
+def blame(endings: list[Termination]) -> Termination:
+    """Return the one ending that explains the others: the first that is more than the loss of a peer."""
+    first = next((e for e in endings if e.failure is not FailureClass.PEER), endings[0])
+    return replace(first, first_failing_rank=first.rank)
+
+
+def write_termination_log(ending: Termination) -> None:
+    """Write where Kubernetes reads it. Outside a pod that file does not exist, and then nothing is written."""
+    # A mount of the kubelet's, where it exists: it can be written, not replaced.
+    path = os.environ.get(ENV_TERMINATION_LOG) or TERMINATION_LOG
+    if path != TERMINATION_LOG or os.path.exists(path):
+        Path(path).write_text(ending.to_json())
+
+
+def _write(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".ending-")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.replace(temporary, path)

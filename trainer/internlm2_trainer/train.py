@@ -1,0 +1,182 @@
+"""The training loop of one stage on one rank."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from internlm2_spec import flops, layout
+from internlm2_spec.config import Stage
+from internlm2_spec.contract import ExitCode, TrainPhase
+from torch import Tensor
+
+from internlm2_trainer import optim, parallelize
+from internlm2_trainer.mesh import Mesh
+from internlm2_trainer.metrics import Metrics
+from internlm2_trainer.model import InternLM2
+from internlm2_trainer.optim import AdamW, Totals
+from internlm2_trainer.output import say
+from internlm2_trainer.stop import StopRequest
+from internlm2_trainer.tensor import IGNORED_LABEL
+
+
+class Samples(Protocol):
+    """Packed samples [B, S] int64. Ignored labels are -100; positions restart in each document."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+    @property
+    def labels(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def documents(self) -> Tensor: ...
+
+
+class Source(Protocol):
+    """Where samples come from. The same place gives the same samples, at any world size and after any resume."""
+
+    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples: ...
+
+
+class Resumed(Protocol):
+    @property
+    def step(self) -> int: ...
+    @property
+    def extra(self) -> Mapping[str, int]: ...
+
+
+class Checkpoints(Protocol):
+    """What the loop needs of a checkpointer: see `checkpoint.Checkpointer`."""
+
+    @property
+    def published(self) -> tuple[int, float] | None: ...
+    @property
+    def stall_seconds(self) -> float: ...
+    def restore(self, state: dict[str, Tensor]) -> Resumed | None: ...
+    def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None: ...
+
+
+@dataclass(slots=True)
+class Trainer:
+    """One rank's part of a stage. `peak` is FLOP/s of one device, None where it is not known."""
+
+    stage: Stage
+    mesh: Mesh
+    device: torch.device
+    source: Source
+    checkpoints: Checkpoints
+    stop: StopRequest
+    metrics: Metrics
+    attempt: int
+    peak: float | None
+    model: InternLM2
+    optimizer: AdamW
+    tokens: int = 0
+    seen_checkpoint: int = -1
+
+    def run(self, step: int) -> ExitCode:
+        """Train from `step` to the stage's end, or to the step at which some rank was asked to stop.
+
+        Either way the last step is published as a checkpoint before this returns.
+        """
+        stopping = False
+        while step < self.stage.steps and not stopping:
+            totals = self.step(step)
+            step += 1
+            stopping = totals.stop
+            last = stopping or step == self.stage.steps
+            if last or step % self.stage.checkpoint.every_steps == 0:
+                self.save(step, wait=last)
+            self.notice_published()
+        return ExitCode.DONE if step == self.stage.steps else ExitCode.STOPPED
+
+    def step(self, step: int) -> Totals:
+        """Do optimizer step `step` (from 0) and say how it went."""
+        started = time.perf_counter()
+        micro_steps = layout.accumulation(self.stage, self.mesh.degrees.world)
+        batches = [self._batch(step, micro) for micro in range(micro_steps)]
+        data_wait = time.perf_counter() - started
+        totals = self.optimizer.reduce(
+            self._forward_backward(batches), copies=self.mesh.degrees.tensor, stop=self.stop.requested
+        )
+        rate = optim.learning_rate(self.stage.optimizer, step=step, steps=self.stage.steps)
+        if not self.optimizer.step(rate, totals.gradient_norm):
+            self.metrics.skipped()
+        self.tokens += self.stage.global_batch_tokens
+        seconds = time.perf_counter() - started
+        self.stop.step_finished(seconds)
+        self._report(step + 1, totals, seconds=seconds, data_wait=data_wait)
+        return totals
+
+    def _forward_backward(self, batches: list[Samples]) -> Tensor:
+        """Accumulate gradients of the mean loss over the labels of all ranks; return this rank's share of it."""
+        labels = torch.stack([(batch.labels != IGNORED_LABEL).sum() for batch in batches]).sum().to(self.device)
+        dist.all_reduce(labels)
+        labels = (labels // self.mesh.degrees.tensor).clamp(min=1)
+        loss = torch.zeros((), device=self.device)
+        for micro, batch in enumerate(batches):
+            last = micro == len(batches) - 1
+            parallelize.set_micro_step(self.model, zero_stage=self.stage.parallel.zero.stage, last=last)
+            tensors = (batch.tokens, batch.positions, batch.documents, batch.labels)
+            part = self.model(*(t.to(self.device) for t in tensors)) / labels
+            part.backward()
+            loss += part.detach()
+        return loss
+
+    def _batch(self, step: int, micro_step: int) -> Samples:
+        data_world = self.mesh.degrees.data
+        return self.source.micro_batch(
+            step, data_rank=self.mesh.data_rank, data_world=data_world, micro_step=micro_step
+        )
+
+    def _report(self, step: int, totals: Totals, *, seconds: float, data_wait: float) -> None:
+        speed = self.stage.global_batch_tokens / seconds
+        mfu, mfu_full = (self._utilisation(speed, per_token) for per_token in self._flops())
+        now = time.time()
+        self.metrics.finished(step, loss=totals.loss, tokens_per_second=speed, mfu=mfu, now=now)
+        self.metrics.set(
+            grad_norm=totals.gradient_norm, mfu_full=mfu_full, step_seconds=seconds, data_wait_seconds=data_wait
+        )
+        if dist.get_rank() == 0:
+            say(
+                step=step, loss=totals.loss, lossHex=totals.loss.hex(), gradNorm=totals.gradient_norm,
+                tokensPerSecond=round(speed, 1), mfu=mfu, time=now, attempt=self.attempt,
+            )  # fmt: skip
+
+    def _flops(self) -> tuple[float, float]:
+        sizes = self.stage.model, self.stage.sequence_length
+        return flops.per_token_causal(*sizes), flops.per_token_full(*sizes)
+
+    def _utilisation(self, tokens_per_second: float, flops_per_token: float) -> float | None:
+        return None if self.peak is None else tokens_per_second * flops_per_token / (self.peak * dist.get_world_size())
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a checkpoint holds as tensors; writing into them changes this trainer."""
+        model = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        return model | {f"optim.{name}": tensor for name, tensor in self.optimizer.state().items()}
+
+    def resume(self) -> int:
+        """Load the newest checkpoint of this stage and return its step; 0 without one."""
+        restored = self.checkpoints.restore(self.state())
+        if restored is None:
+            return 0
+        self.tokens = int(restored.extra["tokens"])
+        self.optimizer.updates = int(restored.extra["updates"])
+        return restored.step
+
+    def save(self, step: int, *, wait: bool) -> None:
+        self.metrics.enter(TrainPhase.CHECKPOINT)
+        extra = {"tokens": self.tokens, "updates": self.optimizer.updates}
+        self.checkpoints.save(step, self.state(), extra, wait=wait)
+        self.metrics.set(checkpoint_stall_seconds=self.checkpoints.stall_seconds)
+        self.metrics.enter(TrainPhase.STEP)
+
+    def notice_published(self) -> None:
+        if (published := self.checkpoints.published) and published[0] != self.seen_checkpoint:
+            self.seen_checkpoint = published[0]
+            self.metrics.published(*published)
+            if dist.get_rank() == 0:
+                say(event="checkpoint", step=published[0], time=published[1], attempt=self.attempt)
