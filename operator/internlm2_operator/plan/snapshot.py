@@ -56,6 +56,7 @@ class CheckpointView:
     corrupt: tuple[tuple[int, str], ...] = ()  # newer steps that were passed over, and why
     problem: str = ""  # CamelCase reason, empty when the store answered
     message: str = ""
+    stage: str = ""  # name of the stage that was looked at; a view of another stage is not believed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Snapshot:
     `progress` keeps the last answer of a pod for as long as the pod object exists, also when the pod
     no longer answers: a silent member is still a member. `highest_step` is the highest step of the
     current stage that was ever heard of; without it the status (at most 30 s old) is used.
+    `status_written` is when this process last wrote the status; None allows the next write at once.
     """
 
     job: InternLM2Job
@@ -74,3 +76,4 @@ class Snapshot:
     progress: tuple[tuple[str, Progress], ...] = ()  # by pod name
     missing: tuple[str, ...] = ()  # required objects that do not exist, e.g. "secret/s3"
     highest_step: int | None = None
+    status_written: datetime | None = None

@@ -1,0 +1,87 @@
+"""One job, one plan: a chain of decisions of which the first that speaks wins."""
+
+import dataclasses
+from datetime import datetime
+from typing import Final
+
+from internlm2_operator.plan.actions import Action, Announce, Plan
+from internlm2_operator.plan.attempt import start_new_attempt
+from internlm2_operator.plan.blocked import wait_for_backoff, wait_for_objects
+from internlm2_operator.plan.decision import Decide, Decision
+from internlm2_operator.plan.failure import answer_user_failure
+from internlm2_operator.plan.faults import open_faults, refresh
+from internlm2_operator.plan.finish import complete_stage, keep_finished, prove_completion
+from internlm2_operator.plan.replace import replace_lost_member
+from internlm2_operator.plan.report import report, settle
+from internlm2_operator.plan.snapshot import Snapshot
+from internlm2_operator.plan.stall import restart_stalled
+from internlm2_operator.plan.start import fill_slots, place_waiting
+from internlm2_operator.plan.suspend import stop_suspended
+from internlm2_operator.plan.sweep import sweep
+from internlm2_operator.plan.view import View, look
+
+
+def keep_running(view: View, _: datetime) -> Decision | None:
+    """Nothing to decide: look again when a record or a figure may have moved."""
+    soon = open_faults(view.status.faults) or not view.stepping
+    return Decision("Running", "nothing to do", view.status, requeue_seconds=5 if soon else 30)
+
+
+DECISIONS: Final[tuple[Decide, ...]] = (
+    keep_finished,
+    complete_stage,
+    stop_suspended,
+    prove_completion,
+    wait_for_objects,
+    wait_for_backoff,
+    answer_user_failure,
+    start_new_attempt,
+    replace_lost_member,
+    restart_stalled,
+    place_waiting,
+    fill_slots,
+    keep_running,
+)
+
+
+def plan(snapshot: Snapshot, now: datetime) -> Plan:
+    """Return what to do about one job now.
+
+    Level-based: it depends on what is there and on the status, never on what was done before. The
+    status says which pods are wanted; a plan that changes this asks to be called again at once.
+    """
+    if snapshot.job.deleting:
+        # Owner references remove everything, each pod with its own grace.
+        return Plan(status=snapshot.job.status, trail=("the job is being deleted",))
+    view = _seen(snapshot, now)
+    decision, trail = _first(view, now)
+    status = settle(snapshot.job.status, report(view, decision, now), snapshot.status_written, now)
+    return Plan(
+        status=status,
+        actions=(*sweep(view, decision.status), *_made(decision)),
+        requeue_seconds=decision.requeue_seconds,
+        trail=trail,
+    )
+
+
+def _seen(snapshot: Snapshot, now: datetime) -> View:
+    """Arrange the snapshot, with the records of its faults brought up to date."""
+    view = look(snapshot)
+    return dataclasses.replace(view, status=view.status.model_copy(update={"faults": refresh(view, now)}))
+
+
+def _first(view: View, now: datetime) -> tuple[Decision, tuple[str, ...]]:
+    trail: list[str] = []
+    for decide in DECISIONS:
+        decision = decide(view, now)
+        if decision is not None:
+            trail.append(f"{decide.__name__}: {decision.reason}: {decision.message}")
+            return decision, tuple(trail)
+        trail.append(f"{decide.__name__}: nothing to say")
+    raise AssertionError("the last decision always speaks")
+
+
+def _made(decision: Decision) -> tuple[Action, ...]:
+    if not decision.announce:
+        return decision.actions
+    return (*decision.actions, Announce(reason=decision.reason, message=decision.message, warning=decision.warning))

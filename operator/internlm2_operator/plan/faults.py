@@ -1,0 +1,223 @@
+"""status.faults: one record per fault, opened by a loss, closed by the first step after it.
+
+Everything here is derived again from what is there now, so an operator that restarts in the middle
+carries on with the same record.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Final
+
+from internlm2_operator.api.status import MAX_FAULTS, Fault, FaultTimes, arrow_seconds
+from internlm2_operator.plan.loss import Loss
+from internlm2_operator.plan.view import STEPPING, View, moment
+from internlm2_spec.contract import Progress
+
+PROCESS_RESTART: Final = "ProcessRestart"
+# A node needs up to 50 s to be called dead, and torchrun re-forms before that: a restart whose cause
+# was not known is explained by a node fault or a pod's end that shows up within this time.
+EXPLAINED_WITHIN: Final = timedelta(seconds=120)
+# A removed member ends within its grace of one second; a step that is done later is done without it.
+MOVED_ON: Final = timedelta(seconds=20)
+# A time that went through the status has whole microseconds, the trainer's clock has not.
+CLOCK_GRAIN: Final = 1e-3
+# Causes that say what was seen and not why.
+_SYMPTOMS: Final = frozenset({PROCESS_RESTART, "ProcessExit", "PodLost", "Hang", "Stalled", "NodeNotReady", "NodeGone"})
+
+
+def open_faults(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    return tuple(f for f in faults if f.times.closed is None)
+
+
+def fault_id(where: str, signal_at: datetime) -> str:
+    """Return the id of a fault: the same for the same place and moment, whoever computes it."""
+    return hashlib.sha256(f"{where} {signal_at.isoformat()}".encode()).hexdigest()[:12]
+
+
+def record(
+    faults: tuple[Fault, ...], view: View, lost: Iterable[Loss], action: str, now: datetime
+) -> tuple[Fault, ...]:
+    """Open a record for each loss; one that explains a restart seen before takes over its record."""
+    for loss in lost:
+        new = _opened(view, loss, action, now)
+        old = next((f for f in reversed(faults) if _explains(new, f)), None)
+        kept = tuple(f for f in faults if f is not old)
+        faults = (*kept, _taken_over(old, new) if old else new)
+    return faults[-MAX_FAULTS:]
+
+
+def refresh(view: View, now: datetime) -> tuple[Fault, ...]:
+    """Bring every record up to date: late cordons, replacement, resume, first step, restarts in place."""
+    known = tuple(_with_cordon(f, view) for f in view.status.faults)
+    known = (*known, *_restart_in_place(view, known, now))
+    return tuple(_advanced(f, view, now) for f in known)[-MAX_FAULTS:]
+
+
+def _opened(view: View, loss: Loss, action: str, now: datetime) -> Fault:
+    times = FaultTimes(
+        signal=min(loss.signal_at, _reformed_without(view, loss) or loss.signal_at),
+        verdict=loss.verdict_at or now,
+        cordon=loss.cordoned_at,
+    )
+    where = loss.node or f"{view.job.uid}/{view.status.attempt}/{loss.slot}"
+    fault = Fault(
+        id=fault_id(where, loss.signal_at),
+        cause=loss.cause,
+        node=loss.node,
+        gpu=loss.gpu,
+        evidence=tuple(e[:1024] for e in loss.evidence[:16]),
+        verdict=loss.verdict,
+        action=action,
+        cordoned=loss.cordoned_at is not None,
+        times=times,
+    )
+    return fault if _trained(view, loss) else _closed_at_once(fault, now)
+
+
+def _trained(view: View, loss: Loss) -> bool:
+    """Say whether the lost pod was one of those that train; a spare that is lost stops nobody."""
+    if loss.whole:
+        return True
+    others = sum(name != (loss.pod.name if loss.pod else "") for name in view.progress)
+    return (loss.pod is not None and loss.pod.name in view.progress) or others < view.status.size
+
+
+def _closed_at_once(fault: Fault, now: datetime) -> Fault:
+    times = fault.times.model_copy(update={"closed": now})
+    return fault.model_copy(update={"times": times, "steps_lost": 0, "seconds": arrow_seconds(times)})
+
+
+def _reformed_without(view: View, loss: Loss) -> datetime | None:
+    """Return when the others started again without a lost member, if they have already.
+
+    torchrun puts a spare in a dead member's place before Kubernetes calls the node dead, so the
+    proof of the loss may be older than its signal.
+    """
+    if loss.pod is None or (own := view.progress.get(loss.pod.name)) is None:
+        return None
+    later = [p.started_time for p in view.progress.values() if p.started_time > max(own.step_time, own.started_time)]
+    return moment(min(later)) if later else None
+
+
+def _explains(new: Fault, old: Fault) -> bool:
+    if old.node not in ("", new.node) or old.cause not in _SYMPTOMS or old.cordoned:
+        return False
+    if old.node == "" and old.cause != PROCESS_RESTART:
+        return False
+    return _near(new, old)
+
+
+def _near(new: Fault, old: Fault) -> bool:
+    seen, before = new.times.signal, old.times.signal
+    return seen is not None and before is not None and abs(seen - before) <= EXPLAINED_WITHIN
+
+
+def _taken_over(old: Fault, new: Fault) -> Fault:
+    """Keep the id and the earliest sight of the old record, and what it had reached by itself."""
+    reached = {k: getattr(old.times, k) for k in ("replacement", "resume", "closed")}
+    if new.times.closed is None and reached["closed"] is None:
+        reached = {}
+    first = min(t for t in (old.times.signal, new.times.signal) if t is not None)
+    times = new.times.model_copy(update={"signal": first} | {k: v for k, v in reached.items() if v is not None})
+    return new.model_copy(
+        update={"id": old.id, "times": times, "steps_lost": old.steps_lost, "seconds": arrow_seconds(times)}
+    )
+
+
+def _with_cordon(fault: Fault, view: View) -> Fault:
+    """Add the cordon that came after the record: the node's note says more than the symptom did."""
+    node = view.nodes.get(fault.node)
+    if fault.cordoned or node is None or node.fault is None or fault.cause not in _SYMPTOMS:
+        return fault
+    note, seen = node.fault, fault.times.signal
+    if seen is None or abs(note.signal_at - seen) > EXPLAINED_WITHIN:
+        return fault
+    times = fault.times.model_copy(update={"verdict": note.verdict_at, "cordon": note.cordoned_at})
+    said = {"cause": note.cause, "gpu": note.gpu, "verdict": "node", "cordoned": True, "times": times}
+    return fault.model_copy(update=said | {"evidence": tuple(e[:1024] for e in note.evidence[:16])})
+
+
+def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tuple[Fault, ...]:
+    """Open a record for a restart by torchrun that no other record explains."""
+    restarted = [(name, p) for name, p in view.progress.items() if p.incarnation > 1]
+    if not restarted or open_faults(known):
+        return ()
+    latest = max(p.started_time for _, p in restarted)
+    if any(_reached(f) >= latest for f in known):
+        return ()
+    started = moment(
+        min(p.started_time for _, p in restarted if p.started_time > max(map(_reached, known), default=0.0))
+    )
+    evidence = tuple(f"pod {name} runs its process number {p.incarnation}" for name, p in restarted)[:16]
+    fault = Fault(
+        id=fault_id(f"{view.job.uid}/{view.status.attempt}", started),
+        cause=PROCESS_RESTART,
+        evidence=evidence,
+        verdict="unknown",
+        action="torchrun restarted the processes in place",
+        times=FaultTimes(signal=started, verdict=now),
+    )
+    return (fault,)
+
+
+def _reached(fault: Fault) -> float:
+    return max((t.timestamp() for t in (fault.times.closed, fault.times.resume) if t is not None), default=0.0)
+
+
+def _advanced(fault: Fault, view: View, now: datetime) -> Fault:
+    """Fill the times that can be known now."""
+    if fault.times.closed is not None:
+        return fault.model_copy(update={"seconds": arrow_seconds(fault.times)})
+    after = _incarnation_after(fault, view)
+    times = FaultTimes(
+        signal=fault.times.signal,
+        verdict=fault.times.verdict,
+        cordon=fault.times.cordon,
+        replacement=fault.times.replacement or _replaced(view, now),
+        resume=fault.times.resume or _resumed(after, now),
+        closed=_first_step(after) or _moved_on(fault, view),
+    )
+    lost = fault.steps_lost
+    if after is not None and after.phase in STEPPING and lost is None:
+        lost = max(0, _highest_step(view, after) - after.started_step)
+    return fault.model_copy(update={"times": times, "steps_lost": lost, "seconds": arrow_seconds(times)})
+
+
+def _first_step(after: Progress | None) -> datetime | None:
+    return None if after is None or after.first_step_time is None else moment(after.first_step_time)
+
+
+def _moved_on(fault: Fault, view: View) -> datetime | None:
+    """Return a step that was done well after the verdict by processes older than the fault: it stopped nobody."""
+    steps = [p.step_time for p in view.progress.values() if p.phase in STEPPING and p.first_step_time is not None]
+    if fault.times.verdict is None or not steps or view.running < view.status.size:
+        return None
+    last = moment(max(steps))
+    return last if last - fault.times.verdict > MOVED_ON else None
+
+
+def _incarnation_after(fault: Fault, view: View) -> Progress | None:
+    """Return the process that follows the fault and is furthest on; a live pod stays in until it is removed."""
+    removed = fault.cordoned and fault.cause not in ("NodeNotReady", "NodeGone")
+    since = fault.times.verdict if removed else fault.times.signal
+    if since is None:
+        return None
+    later = [p for p in view.progress.values() if p.started_time >= since.timestamp() - CLOCK_GRAIN]
+    return max(later, key=lambda p: (p.first_step_time is not None, p.phase in STEPPING, -p.rank), default=None)
+
+
+def _replaced(view: View, now: datetime) -> datetime | None:
+    return now if view.status.size and view.running >= view.status.size else None
+
+
+def _resumed(after: Progress | None, now: datetime) -> datetime | None:
+    if after is None or after.phase not in STEPPING:
+        return None
+    return min(now, moment(after.first_step_time)) if after.first_step_time is not None else now
+
+
+def _highest_step(view: View, after: Progress) -> int:
+    """Return the highest step that was done before `after` started."""
+    before = [p.step for _, p in view.snapshot.progress if p.started_time < after.started_time]
+    return max([view.snapshot.highest_step or 0, view.status.step or 0, *before])

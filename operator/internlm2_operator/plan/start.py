@@ -1,0 +1,86 @@
+"""Choose the size of an attempt, and make the pods that the status asks for."""
+
+from datetime import datetime
+
+from internlm2_operator.api.status import Phase
+from internlm2_operator.plan import capacity
+from internlm2_operator.plan.actions import CreatePod, EnsureConfigMap, EnsureService
+from internlm2_operator.plan.attempt import next_attempt
+from internlm2_operator.plan.decision import Decision
+from internlm2_operator.plan.placement import Placement, Shortage
+from internlm2_operator.plan.view import View
+
+
+def place_waiting(view: View, now: datetime) -> Decision | None:
+    """Fix the size of an attempt that has none yet; its pods are made from the status, one plan later.
+
+    The size is written before the first pod exists, so an operator that dies in between neither
+    forgets it nor makes pods of two sizes.
+    """
+    if view.status.size:
+        return None
+    legal = capacity.sizes(view)
+    if not legal:
+        nodes = view.job.spec.nodes
+        message = f"no legal layout for any number of nodes from {nodes.min} to {nodes.max}; change nodes or parallel"
+        return Decision("NoLegalSize", message, view.status, phase=Phase.PENDING)
+    at_once = capacity.placement(view, capacity.now_free(view), legal)
+    soon = capacity.placement(view, capacity.soon_free(view), legal)
+    if isinstance(soon, Shortage):
+        return Decision("Queued", _shortage(view, soon), view.status, requeue_seconds=10, phase=Phase.QUEUED)
+    if isinstance(at_once, Shortage) or at_once.size < soon.size:
+        return Decision("WaitingForPods", "pods of the former attempt still hold their GPUs", view.status,
+                        requeue_seconds=1)  # fmt: skip
+    status = view.status.model_copy(
+        update={
+            "attempt": max(1, view.status.attempt),
+            "size": at_once.size,
+            "start_time": view.status.start_time or now,
+        }
+    )
+    spares = len(at_once.nodes) - at_once.size
+    message = f"attempt {status.attempt} of stage {view.stage.name} gets {at_once.size} nodes and {spares} spare"
+    return Decision("Placed", message, status, requeue_seconds=0, announce=True)
+
+
+def fill_slots(view: View, _: datetime) -> Decision | None:
+    """Make the pods that are wanted and not there: all members of a new attempt at once, later any that fits."""
+    empty = [slot for slot in view.slots if slot not in view.members]
+    if not empty:
+        return None
+    where = _whole(view) if not view.members else capacity.refilled(view, capacity.now_free(view), empty)
+    if where is None:
+        message = "the nodes that were free are not any more"
+        return Decision("PlaceLost", message, next_attempt(view.status), requeue_seconds=0)
+    if not where:
+        return None
+    index = view.status.stage_index
+    pods = tuple(_create(view, slot, node) for slot, node in sorted(where.items()))
+    message = f"creating pods of slots {', '.join(str(p.slot) for p in pods)}"
+    return Decision("CreatingPods", message, view.status, (EnsureService(), EnsureConfigMap(index), *pods),
+                    requeue_seconds=5)  # fmt: skip
+
+
+def _whole(view: View) -> dict[int, str] | None:
+    placed = capacity.placement(view, capacity.now_free(view), (view.status.size,))
+    return dict(enumerate(placed.nodes)) if isinstance(placed, Placement) else None
+
+
+def _create(view: View, slot: int, node: str) -> CreatePod:
+    status = view.status
+    return CreatePod(
+        stage=status.stage_index,
+        attempt=status.attempt,
+        slot=slot,
+        replacement=status.replacement_of(slot),
+        size=status.size,
+        node=node,
+    )
+
+
+def _shortage(view: View, short: Shortage) -> str:
+    gpus = view.job.spec.nodes.gpus_per_node
+    return (
+        f"{short.missing} more nodes with {gpus} free {view.job.spec.nodes.resource_name} are needed:"
+        f" {short.free} are healthy and free, the smallest legal size is {short.needed}"
+    )
