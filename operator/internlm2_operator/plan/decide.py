@@ -58,7 +58,7 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     status = settle(snapshot.job.status, report(view, decision, now), snapshot.status_written, now)
     return Plan(
         status=status,
-        actions=(*sweep(view, decision.status), *_made(decision)),
+        actions=(*sweep(view), *_made(decision)),
         requeue_seconds=decision.requeue_seconds,
         trail=trail,
     )

@@ -49,7 +49,15 @@ def _failed(reason: str, words: str, first: Loss, status: JobStatus, now: dateti
     told = (said.traceback or said.message) if said else first.evidence[0]
     head = f"{words}; exit {first.pod.exit_code if first.pod else None}: "
     ended = status.model_copy(update={"completion_time": now})
-    return Decision(reason, head + told[-(1000 - len(head)) :], ended, phase=Phase.FAILED, announce=True, warning=True)
+    return Decision(
+        reason,
+        head + told[-(1000 - len(head)) :],
+        ended,
+        phase=Phase.FAILED,
+        requeue_seconds=0,
+        announce=True,
+        warning=True,
+    )
 
 
 def _failure(first: Loss, now: datetime) -> UserFailure:

@@ -101,11 +101,12 @@ def _reformed_without(view: View, loss: Loss) -> datetime | None:
 
 
 def _explains(new: Fault, old: Fault) -> bool:
-    if old.node not in ("", new.node) or old.cause not in _SYMPTOMS or old.cordoned:
+    """Say whether `new` is the reason of what `old` only saw: a restart somewhere, or a symptom on the same node."""
+    if old.cordoned or not _near(new, old):
         return False
-    if old.node == "" and old.cause != PROCESS_RESTART:
-        return False
-    return _near(new, old)
+    if old.cause == PROCESS_RESTART:
+        return True
+    return old.cause in _SYMPTOMS and old.node == new.node != "" and new.verdict == "node"
 
 
 def _near(new: Fault, old: Fault) -> bool:

@@ -32,7 +32,7 @@ def complete_stage(view: View, now: datetime) -> Decision | None:
     if index == len(view.job.spec.stages):
         done = status.model_copy(update={"completion_time": now})
         message = f"the final checkpoint of every stage exists, the last at step {verified}"
-        return Decision("Succeeded", message, done, phase=Phase.SUCCEEDED, announce=True)
+        return Decision("Succeeded", message, done, phase=Phase.SUCCEEDED, requeue_seconds=0, announce=True)
     name = view.job.spec.stages[index].name
     started = next_attempt(status, stage_index=index, stage=name, step=None, loss=None, checkpoint=None)
     message = f"stage {view.stage.name} is complete at step {verified}; stage {name} starts"

@@ -14,7 +14,7 @@ def stop_suspended(view: View, _: datetime) -> Decision | None:
         return None
     if view.status.size:
         message = "suspend is true: pods write a checkpoint and stop"
-        return Decision("Suspending", message, next_attempt(view.status), requeue_seconds=1, announce=True)
+        return Decision("Suspending", message, next_attempt(view.status), requeue_seconds=0, announce=True)
     if view.leaving:
         return Decision("Suspending", "pods write a checkpoint and stop", view.status, requeue_seconds=1)
     return Decision("Suspended", "suspend is true and every pod is gone", view.status, phase=Phase.SUSPENDED)

@@ -1,39 +1,38 @@
 """Remove the pods that nobody wants any more."""
 
-from internlm2_operator.api.status import JobStatus
 from internlm2_operator.plan.actions import DeletePod
 from internlm2_operator.plan.snapshot import PodRecord
-from internlm2_operator.plan.view import View, alive, wanted
+from internlm2_operator.plan.view import View, alive
 
 
-def sweep(view: View, status: JobStatus) -> tuple[DeletePod, ...]:
-    """Return one deletion for each pod that `status` does not ask for, in name order.
+def sweep(view: View) -> tuple[DeletePod, ...]:
+    """Return one deletion for each pod that the written status does not ask for.
 
-    The pods of a job that failed keep their logs: only those that still run are removed.
+    A decision changes the status first; its pods go one plan later. So the record of a fault is
+    safe before the pod that shows it is removed, and an operator that dies in between repeats both.
     """
-    failed = status.completion_time is not None and not _complete(view, status)
-    pods = sorted((*view.members.values(), *view.leaving), key=lambda p: p.name)
-    unwanted = (p for p in pods if not wanted(p, view.job, status) and not (failed and not alive(p)))
-    return tuple(d for p in unwanted if (d := _deletion(view, p, gentle=_gentle(view, status))) is not None)
+    return tuple(d for pod in view.leaving if (d := _deletion(view, pod)) is not None)
 
 
-def _complete(view: View, status: JobStatus) -> bool:
-    store = view.checkpoint
-    known = status.condition("Complete")
-    proved = store is not None and store.verified is not None and store.verified >= view.stage.steps
-    return proved or (known is not None and known.status == "True")
-
-
-def _gentle(view: View, status: JobStatus) -> bool:
-    """Say whether pods may take their own time: to write a checkpoint, or because they are done anyway."""
-    return view.job.spec.suspend or status.completion_time is not None or status.stage_index != view.status.stage_index
-
-
-def _deletion(view: View, pod: PodRecord, *, gentle: bool) -> DeletePod | None:
+def _deletion(view: View, pod: PodRecord) -> DeletePod | None:
+    if _kept_for_its_logs(view, pod):
+        return None
     if view.dead(pod):
         # Its kubelet cannot confirm anything: the object is removed without it.
         return DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0, force=True)
     if pod.deleting:
         return None
     # A member of a broken attempt cannot finish a step, so it cannot checkpoint either.
-    return DeletePod(name=pod.name, uid=pod.uid, grace_seconds=None if gentle else 1)
+    return DeletePod(name=pod.name, uid=pod.uid, grace_seconds=None if _in_peace(view, pod) else 1)
+
+
+def _kept_for_its_logs(view: View, pod: PodRecord) -> bool:
+    """Say whether the pod shows why its job failed; those that still run are removed."""
+    complete = view.status.condition("Complete")
+    failed = view.status.completion_time is not None and (complete is None or complete.status != "True")
+    return failed and not alive(pod)
+
+
+def _in_peace(view: View, pod: PodRecord) -> bool:
+    """Say whether the pod may take its own time: to write a checkpoint, or because it is done anyway."""
+    return view.job.spec.suspend or view.status.completion_time is not None or pod.stage != view.status.stage_index

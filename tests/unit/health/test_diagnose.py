@@ -1,0 +1,152 @@
+"""From signals to a verdict."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internlm2_operator.health.diagnose import AGREEMENT, diagnose
+from internlm2_operator.health.node import NodeRecord, not_ready
+from internlm2_operator.health.signals import Kind, Signal, Source
+from internlm2_operator.health.verdict import Blame
+from internlm2_operator.health.xid import TABLE, Act, rule_of
+
+T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def xid(code: int, node: str = "n1", *, ago: float = 0, gpu: str = "GPU-0", job: str = "default/demo") -> Signal:
+    at = T0 - timedelta(seconds=ago)
+    return Signal(Kind.XID, Source.PROMETHEUS, node, at, f"XID {code}", gpu=gpu, xid=code, job=job)
+
+
+def seen(kind: Kind, source: Source, node: str = "n1", *, ago: float = 0) -> Signal:
+    return Signal(kind, source, node, T0 - timedelta(seconds=ago), kind.value)
+
+
+def pod_exit(node: str = "n1") -> Signal:
+    return seen(Kind.POD_EXIT, Source.POD, node)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    signals: list[Signal]
+    blame: Blame
+    cause: str
+    cordon: bool = False
+
+
+CASES = {
+    "no signal is a healthy node": Case([], Blame.NONE, "Healthy"),
+    "xid 79 alone cordons its node": Case([xid(79)], Blame.NODE, "Xid79", cordon=True),
+    "xid 64 alone cordons its node": Case([xid(64)], Blame.NODE, "Xid64", cordon=True),
+    "xid 95 alone cordons its node": Case([xid(95)], Blame.NODE, "Xid95", cordon=True),
+    "a node that is not ready is cordoned": Case(
+        [seen(Kind.NODE_NOT_READY, Source.NODE)], Blame.NODE, "NodeNotReady", cordon=True
+    ),
+    "a node that is not ready for long is still cordoned": Case(
+        [seen(Kind.NODE_NOT_READY, Source.NODE, ago=86400)], Blame.NODE, "NodeNotReady", cordon=True
+    ),
+    "a dead node explains the xid before it": Case(
+        [xid(79, ago=5), seen(Kind.NODE_NOT_READY, Source.NODE)], Blame.NODE, "NodeNotReady", cordon=True
+    ),
+    "a GPU that is gone cordons": Case(
+        [seen(Kind.GPU_MISSING, Source.PROMETHEUS)], Blame.NODE, "GpuMissing", cordon=True
+    ),
+    "silence while the exporter is down is unknown": Case(
+        [seen(Kind.GPU_MISSING, Source.PROMETHEUS), seen(Kind.EXPORTER_DOWN, Source.PROMETHEUS)],
+        Blame.UNKNOWN,
+        "ExporterDown",
+    ),
+    "xid 31 is the program's": Case([xid(31)], Blame.USER, "Xid31"),
+    "xid 31 and a killed pod are still the program's": Case([xid(31), pod_exit()], Blame.UNKNOWN, "PodExit"),
+    "xid 48 alone is a suspicion": Case([xid(48)], Blame.UNKNOWN, "Xid48"),
+    "xid 48 with a row remap on the same GPU cordons": Case([xid(48), xid(63)], Blame.NODE, "Xid48", cordon=True),
+    "xid 48 with a row remap on another GPU does not": Case([xid(48), xid(63, gpu="GPU-1")], Blame.UNKNOWN, "Xid48"),
+    "xid 119 and a killed pod agree": Case([xid(119, ago=1), pod_exit()], Blame.NODE, "Xid119", cordon=True),
+    "two xids of one source do not agree": Case([xid(119), xid(46)], Blame.UNKNOWN, "Xid46"),
+    "a killed pod alone is a suspicion": Case([pod_exit()], Blame.UNKNOWN, "PodExit"),
+    "an old xid is history": Case([xid(79, ago=301)], Blame.NONE, "Healthy"),
+    "signals about another node mean nothing": Case([xid(79, "n2")], Blame.NONE, "Healthy"),
+    "xid 31 on every node of a job is the program's": Case(
+        [xid(31, f"n{i}") for i in range(1, 5)], Blame.USER, "Xid31"
+    ),
+    "xid 74 on every node of a job is the fabric's, killed pods or not": Case(
+        [*(xid(74, f"n{i}", ago=1) for i in range(1, 5)), pod_exit()], Blame.FABRIC, "Xid74"
+    ),
+    "an unknown code is only recorded": Case([xid(9999)], Blame.NONE, "Healthy"),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_verdict(case: Case) -> None:
+    verdict = diagnose(case.signals, "n1", T0)
+    assert (verdict.blame, verdict.cause, verdict.cordon) == (case.blame, case.cause, case.cordon)
+
+
+@pytest.mark.parametrize("code", [13, 31, 43, 45])
+def test_application_xids_never_cordon_alone(code: int) -> None:
+    many = [xid(code, ago=i, gpu=f"GPU-{i}") for i in range(5)]
+    assert not diagnose(many, "n1", T0).cordon
+    assert rule_of(code).act is Act.RESTART
+
+
+def test_every_rule_names_what_nvidia_says_and_its_source() -> None:
+    assert all(rule.nvidia and rule.source and rule.name for rule in TABLE.values())
+    assert {x for x, rule in TABLE.items() if rule.act is Act.CORDON} == {64, 79, 95, 167}
+
+
+def test_silent_node_is_its_own_signal() -> None:
+    node = NodeRecord("n1", ready=False, ready_since=T0, schedulable=False, gpus=2)
+    signal = not_ready(node)
+    assert signal is not None
+    assert (signal.kind, signal.at) == (Kind.NODE_NOT_READY, T0)
+
+
+signals = st.lists(
+    st.builds(
+        Signal,
+        kind=st.sampled_from(Kind),
+        source=st.sampled_from(Source),
+        node=st.sampled_from(["n1", "n2", "n3"]),
+        at=st.integers(0, 600).map(lambda s: T0 - timedelta(seconds=s)),
+        detail=st.just("seen"),
+        gpu=st.sampled_from(["GPU-0", "GPU-1"]),
+        xid=st.sampled_from([None, 13, 31, 43, 45, 48, 63, 64, 74, 79, 94, 119]),
+        job=st.sampled_from(["", "default/demo"]),
+    ),
+    max_size=6,
+)
+few = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+
+
+def alone(signal: Signal) -> bool:
+    """Say whether a signal cordons by itself, by the words of the fault table."""
+    return diagnose([signal], signal.node, T0).cordon
+
+
+@few
+@given(signals)
+def test_no_cordon_without_a_hard_signal_or_two_independent_ones(drawn: list[Signal]) -> None:
+    verdict = diagnose(drawn, "n1", T0)
+    mine = [s for s in drawn if s.node == "n1" and (s.kind is Kind.NODE_NOT_READY or T0 - s.at <= AGREEMENT)]
+    codes = {(s.xid, s.gpu) for s in mine if s.kind is Kind.XID}
+    double_bit = any((48, g) in codes and {(63, g), (64, g)} & codes for _, g in codes)
+    if verdict.cordon:
+        assert any(map(alone, mine)) or double_bit or len({s.source for s in mine}) >= 2
+    if verdict.hard:
+        assert any(map(alone, mine)) or double_bit
+
+
+@few
+@given(signals, st.randoms(use_true_random=False))
+def test_verdict_is_blind_to_the_order_of_signals(drawn: list[Signal], chance) -> None:  # type: ignore[no-untyped-def]
+    assert diagnose(drawn, "n1", T0) == diagnose(chance.sample(drawn, len(drawn)), "n1", T0)
+
+
+@few
+@given(signals)
+def test_program_faults_alone_never_cordon(drawn: list[Signal]) -> None:
+    theirs = [s for s in drawn if s.kind is Kind.XID and s.xid in (13, 31, 43, 45, 94)]
+    assert not diagnose(theirs, "n1", T0).cordon

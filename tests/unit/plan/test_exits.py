@@ -1,0 +1,59 @@
+"""How a pod's end is read."""
+
+import dataclasses
+
+import pytest
+
+from internlm2_operator.plan.exits import End, exit_of, fingerprint, signal_of
+from internlm2_operator.plan.snapshot import PodPhase, PodRecord
+from internlm2_spec.contract import Termination
+from tests.unit.plan.world import T0, bug, peer
+
+POD = PodRecord("p", "default", "demo", "u", 0, 1, 0, 0, "n1", PodPhase.FAILED, T0, finished=T0, reason="Error")
+ENDS = {
+    "exit 64 is the user's": (64, "Error", None, End.USER, "ConfigRefused"),
+    "exit 65 is missing or broken data": (65, "Error", None, End.DATA, "DataRefused"),
+    "exit 70 is a bug": (70, "Error", bug(), End.USER, "ProgramError"),
+    "exit 1 with a user's termination is a bug": (1, "Error", bug(), End.USER, "ProgramError"),
+    "exit 75 stopped on request": (75, "Error", None, End.STOPPED, "Stopped"),
+    "exit 76 failed the node check": (76, "Error", None, End.INFRASTRUCTURE, "NodeCheckFailed"),
+    "exit 77 hung": (77, "Error", None, End.INFRASTRUCTURE, "Hang"),
+    "a lost peer is a symptom": (1, "Error", peer(), End.PEER, "PeerLost"),
+    "exit 137 is infrastructure": (137, "Error", None, End.INFRASTRUCTURE, "ProcessExit"),
+    "out of memory is the kubelet's word": (137, "OOMKilled", None, End.INFRASTRUCTURE, "OOMKilled"),
+    "a refused admission never started": (None, "OutOfnvidia.com/gpu", None, End.INFRASTRUCTURE, "OutOfnvidiacomgpu"),
+}
+
+
+@pytest.mark.parametrize(("code", "reason", "said", "end", "cause"), ENDS.values(), ids=ENDS.keys())
+def test_end(code: int | None, reason: str, said: Termination | None, end: End, cause: str) -> None:
+    ended = exit_of(dataclasses.replace(POD, exit_code=code, reason=reason, termination=said))
+    assert ended is not None
+    assert (ended.end, ended.cause) == (end, cause)
+
+
+SUSPECTS = {
+    "a killed process suspects its node": (137, "Error", None, True),
+    "a full memory does not": (137, "OOMKilled", None, False),
+    "an eviction does not": (None, "Evicted", None, False),
+    "a user's bug does not": (70, "Error", bug(), False),
+    "a lost peer does not": (1, "Error", peer(), False),
+}
+
+
+@pytest.mark.parametrize(("code", "reason", "said", "suspects"), SUSPECTS.values(), ids=SUSPECTS.keys())
+def test_suspicion(code: int | None, reason: str, said: Termination | None, suspects: bool) -> None:
+    pod = dataclasses.replace(POD, exit_code=code, reason=reason, termination=said)
+    assert (signal_of(pod) is not None) is suspects
+
+
+def test_living_pod_has_no_end() -> None:
+    assert exit_of(dataclasses.replace(POD, phase=PodPhase.RUNNING)) is None
+
+
+def test_fingerprint_tells_tracebacks_apart() -> None:
+    one, two = (
+        dataclasses.replace(POD, exit_code=70, termination=bug(traceback=text)) for text in ("ValueError", "KeyError")
+    )
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(one) != fingerprint(two)
