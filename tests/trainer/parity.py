@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage, Zero
 from internlm2_spec.contract import Progress, TrainPhase
 from internlm2_trainer import parallelize
@@ -11,7 +13,6 @@ from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.optim import AdamW
 from internlm2_trainer.stop import StopRequest
 from internlm2_trainer.train import Checkpoints, Resumed, Trainer
-from torch import Tensor
 
 SIZES = Model(layers=2, hidden=64, heads=8, kv_heads=4, ffn=128, vocab=256)
 SEQUENCE = 32
@@ -71,7 +72,7 @@ class NoCheckpoints(Checkpoints):
     published = None
     stall_seconds = 0.0
 
-    def restore(self, state: dict[str, Tensor]) -> Resumed | None:
+    def restore(self, state: dict[str, Tensor]) -> Resumed | None:  # noqa: ARG002
         return None
 
     def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None:

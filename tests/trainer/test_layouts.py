@@ -1,8 +1,8 @@
 """Every layout trains the same model as one process does, and the same layout twice the same bits."""
 
 import pytest
-from internlm2_spec.config import Stage
 
+from internlm2_spec.config import Stage
 from tests import ranks
 from tests.trainer import parity
 

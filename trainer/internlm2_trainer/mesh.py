@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
 from internlm2_spec import layout
 from internlm2_spec.config import Parallel, Refused
 from internlm2_spec.layout import Degrees
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 DIMENSIONS: Final = ("pp", "replicate", "shard", "cp", "tp")
 

@@ -6,8 +6,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-from internlm2_spec.contract import Progress, TrainPhase
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+
+from internlm2_spec.contract import Progress, TrainPhase
 
 PREFIX: Final = "internlm2_train_"
 GAUGES: Final = {

@@ -9,11 +9,11 @@ import math
 from typing import Final
 
 import torch
-from internlm2_spec import config
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from internlm2_spec import config
 from internlm2_trainer import attention
 from internlm2_trainer.tensor import TensorGroup, cross_entropy_sum, embed, local
 
@@ -47,11 +47,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: Rotary, mask: Tensor | None) -> Tensor:
         """[B, S/tp, H] normalised -> [B, S/tp, H]."""
         qkv = functional.linear(self.tp.gather_sequence(x), local(self.wqkv.weight))
-        qkv = qkv.unflatten(-1, (-1, self.q_per_kv + 2, self.head_size))
-        q, k, v = qkv.split((self.q_per_kv, 1, 1), dim=3)
-        q = attention.rotate(q.flatten(2, 3), *rope)
-        k = attention.rotate(k.squeeze(3), *rope)
-        out = attention.attend(q, k, v.squeeze(3), mask)
+        qkv = qkv.view(*qkv.shape[:2], -1, self.q_per_kv + 2, self.head_size)
+        q = attention.rotate(qkv[:, :, :, :-2].flatten(2, 3), *rope)
+        k = attention.rotate(qkv[:, :, :, -2], *rope)
+        out = attention.attend(q, k, qkv[:, :, :, -1], mask)
         return self.tp.scatter_sequence(functional.linear(out, local(self.wo.weight)))
 
 
@@ -90,7 +89,8 @@ class Block(nn.Module):
 
     def _compute(self, x: Tensor, rope: Rotary, mask: Tensor | None) -> Tensor:
         x = x + self.attention(_norm(x, self.attention_norm, self.tp), rope, mask)
-        return x + self.feed_forward(_norm(x, self.ffn_norm, self.tp))
+        out: Tensor = x + self.feed_forward(_norm(x, self.ffn_norm, self.tp))
+        return out
 
 
 class Decoder(nn.Module):

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from internlm2_spec.config import Optimizer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from internlm2_spec.config import Optimizer
+from internlm2_trainer.tensor import local
 
 EPS = 1e-8
 
@@ -40,14 +42,14 @@ class AdamW:
     def __init__(self, model: nn.Module, settings: Optimizer) -> None:
         self.settings = settings
         self.parameters: dict[str, DTensor] = dict(model.named_parameters())  # type: ignore[arg-type]
-        self.shards = {name: p.to_local().detach() for name, p in self.parameters.items()}
+        self.shards = {name: local(p).detach() for name, p in self.parameters.items()}
         self.averages = {name: torch.zeros_like(shard) for name, shard in self.shards.items()}
         self.squares = {name: torch.zeros_like(shard) for name, shard in self.shards.items()}
         self.updates = 0
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments as DTensors that share memory with the optimizer's."""
-        state = {}
+        state: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             state[f"{name}.exp_avg"] = _like(parameter, self.averages[name])
             state[f"{name}.exp_avg_sq"] = _like(parameter, self.squares[name])
@@ -59,10 +61,10 @@ class AdamW:
         `loss` is this rank's share, held by `copies` tensor ranks alike.
         """
         squared = sum((self._squared_norm(name) for name in self.parameters), torch.zeros((), device=loss.device))
-        local = torch.stack((loss.detach() / copies, squared, torch.tensor(float(stop), device=loss.device)))
-        local = local.double()
-        dist.all_reduce(local)
-        total_loss, total_squared, stops = local.tolist()
+        totals = torch.stack((loss.detach() / copies, squared, torch.tensor(float(stop), device=loss.device)))
+        totals = totals.double()
+        dist.all_reduce(totals)
+        total_loss, total_squared, stops = totals.tolist()
         return Totals(total_loss, math.sqrt(total_squared), stops > 0)
 
     def step(self, lr: float, gradient_norm: float) -> bool:
@@ -93,14 +95,15 @@ class AdamW:
     def _gradient(self, name: str) -> Tensor:
         gradient = self.parameters[name].grad
         assert isinstance(gradient, DTensor)
-        return gradient.to_local()
+        return local(gradient)
 
     def _squared_norm(self, name: str) -> Tensor:
         """Return this rank's part of the squared norm: ranks with equal shards divide it among them."""
         parameter = self.parameters[name]
         mesh = parameter.device_mesh
         copies = math.prod(mesh.size(i) for i, placed in enumerate(parameter.placements) if placed.is_replicate())
-        return torch.linalg.vector_norm(self._gradient(name)).square() / copies
+        norm: Tensor = torch.linalg.vector_norm(self._gradient(name))
+        return norm.square() / copies
 
 
 def _like(parameter: DTensor, shard: Tensor) -> DTensor:

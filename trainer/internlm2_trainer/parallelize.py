@@ -4,16 +4,16 @@ import zlib
 from typing import Final
 
 import torch
-from internlm2_spec.config import Refused, Stage
-from internlm2_spec.layout import check_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from internlm2_spec.config import Refused, Stage
+from internlm2_spec.layout import check_model
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.model import InternLM2, init_std
-from internlm2_trainer.tensor import TensorGroup
+from internlm2_trainer.tensor import TensorGroup, local
 
 # Which dimension of a matrix is split over the tensor ranks, by the name of its module. Norms are replicated.
 SPLIT_DIMENSION: Final = {"tok_embeddings": 0, "wqkv": 0, "wo": 1, "w1": 0, "w3": 0, "w2": 1, "output": 0}
@@ -83,8 +83,9 @@ def set_micro_step(model: nn.Module, *, zero_stage: int, last: bool) -> None:
 def initialize(model: nn.Module, seed: int) -> None:
     """Fill this rank's shard of every parameter, as if the whole had been drawn and then sharded."""
     for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor)
         std = init_std(name)
-        shard = parameter.to_local()
+        shard = local(parameter)
         if std is None:
             shard.fill_(1.0)
             continue
@@ -94,9 +95,7 @@ def initialize(model: nn.Module, seed: int) -> None:
 
 
 def _mine(whole: Tensor, parameter: DTensor) -> Tensor:
-    sizes, offsets = compute_local_shape_and_global_offset(
-        parameter.shape, parameter.device_mesh, parameter.placements
-    )
+    sizes, offsets = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
     for dimension, (size, offset) in enumerate(zip(sizes, offsets, strict=True)):
         whole = whole.narrow(dimension, offset if size else 0, size)
     return whole

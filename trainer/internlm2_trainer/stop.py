@@ -52,5 +52,3 @@ class StopRequest:
             faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
             self._on_hang(limit)
             os._exit(ExitCode.HANG)
-
-

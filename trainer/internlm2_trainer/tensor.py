@@ -39,7 +39,8 @@ class TensorGroup:
 
 def local(parameter: Tensor) -> Tensor:
     """Return the plain tensor of a parameter, gradients included."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    plain: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return plain
 
 
 def embed(tokens: Tensor, table: Tensor, tp: TensorGroup) -> Tensor:
@@ -57,14 +58,15 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor, tp: TensorGroup) -> Tensor
 
     Every rank of the group gets the same value, in fp32, without the whole row existing anywhere.
     """
-    return _CrossEntropy.apply(logits, labels, tp)
+    loss: Tensor = _CrossEntropy.apply(logits, labels, tp)
+    return loss
 
 
 def _all_gather(part: Tensor, tp: TensorGroup) -> Tensor:
     batch, sequence, hidden = part.shape
     whole = part.new_empty(tp.size * batch, sequence, hidden)
     dist.all_gather_into_tensor(whole, part.contiguous(), group=tp.group)
-    return whole.unflatten(0, (tp.size, batch)).transpose(0, 1).reshape(batch, tp.size * sequence, hidden)
+    return whole.view(tp.size, batch, sequence, hidden).transpose(0, 1).reshape(batch, tp.size * sequence, hidden)
 
 
 def _reduce_scatter(partial: Tensor, tp: TensorGroup) -> Tensor:
@@ -130,7 +132,8 @@ class _CrossEntropy(torch.autograd.Function):
         counted = labels != IGNORED_LABEL
         ctx.save_for_backward(exponents, total, rows, here, counted)
         ctx.dtype = logits.dtype
-        return ((total.log() - target) * counted).sum()
+        loss: Tensor = ((total.log() - target) * counted).sum()
+        return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

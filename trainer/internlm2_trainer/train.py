@@ -7,11 +7,11 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
 from internlm2_spec import flops, layout
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import ExitCode, TrainPhase
-from torch import Tensor
-
 from internlm2_trainer import optim, parallelize
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.metrics import Metrics

@@ -1,0 +1,50 @@
+"""`python -m internlm2_trainer`: train a stage, tokenize a corpus, or run the agent of a pod."""
+
+import argparse
+import sys
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and return its exit code. Each verb imports what it needs: torch takes seconds."""
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb == "train":
+        options = _train_options(rest)
+        from internlm2_trainer import rank
+
+        return rank.main(options.config)
+    if verb == "agent":
+        from internlm2_trainer import agent
+
+        return agent.main(rest)
+    if verb == "tokenize":
+        from internlm2_trainer import tokenize
+
+        return tokenize.main(rest)
+    if verb == "train-tokenizer":
+        from internlm2_trainer import tokenizer
+
+        return tokenizer.main(rest)
+    print(_USAGE, file=sys.stdout if verb in ("-h", "--help") else sys.stderr)
+    return 0 if arguments and verb in ("-h", "--help") else 2
+
+
+def _train_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="internlm2_trainer train",
+        description="Train one stage, on this process alone or as one rank of a launcher.",
+    )
+    parser.add_argument("--config", required=True, help="JSON file of the stage, as in the job's ConfigMap")
+    return parser.parse_args(arguments)
+
+
+_USAGE = """usage: python -m internlm2_trainer VERB [options]
+
+  train            train one stage: --config job.json
+  tokenize         turn text into packed token shards
+  train-tokenizer  train a SentencePiece tokenizer
+  agent            run the ranks of one node and keep them running
+
+python -m internlm2_trainer VERB --help says more."""
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""Joining the other nodes: torch's dynamic rendezvous over one TCP store, set up to wait and to notice."""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed import DistError
+from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
+
+# The store's pod may be pulling its image still.
+CONNECT_SECONDS: Final = 900.0
+CONNECT_PIECE_SECONDS: Final = 20
+
+# A member whose heartbeat is this old is gone, and a waiting spare takes its place. Each heartbeat
+# rewrites one key, so many nodes beat more slowly.
+HEARTBEAT_SECONDS: Final = 1.0
+NODES_PER_HEARTBEAT_SECOND: Final = 16
+MISSED_HEARTBEATS: Final = 6
+
+# Spares wait as long as the job runs.
+JOIN: Final = timedelta(days=3650)
+
+# So that a spare, which looks once a second, finds the store still there and reads how it ended.
+LINGER_SECONDS: Final = 3.0
+
+_ENDED_KEY: Final = "internlm2/ended"
+
+
+@dataclass(slots=True)
+class Rendezvous:
+    """The meeting of one attempt. `handler` is what torch's agents take."""
+
+    store: TCPStore
+    handler: DynamicRendezvousHandler
+    is_host: bool
+
+    @classmethod
+    def connect(
+        cls, host: str, port: int, *, name: str, nodes: int, local_addr: str | None, is_host: bool
+    ) -> "Rendezvous":
+        """Reach the store, for as long as it takes a pod to start.
+
+        Raises:
+            DistError: nobody answers.
+        """
+        store = _connect(host, port, is_host=is_host, deadline=time.monotonic() + CONNECT_SECONDS)
+        handler = DynamicRendezvousHandler.from_backend(
+            name, store, C10dRendezvousBackend(store, name), nodes, nodes, local_addr,
+            RendezvousTimeout(join=JOIN, close=timedelta(seconds=10)),
+            keep_alive_interval=heartbeat_seconds(nodes),  # type: ignore[arg-type]  # only ever made a timedelta
+            keep_alive_max_attempt=MISSED_HEARTBEATS,
+        )  # fmt: skip
+        return cls(store, handler, is_host)
+
+    def close(self, exit_code: int) -> None:
+        """End the rendezvous for everybody: who still waits in it leaves with `exit_code`."""
+        self.store.set(_ENDED_KEY, str(exit_code))
+        self.handler.shutdown()
+        if self.is_host:
+            time.sleep(LINGER_SECONDS)
+
+    def ended_with(self) -> int | None:
+        """Return the exit code that the closing member left; None when it left none."""
+        return int(self.store.get(_ENDED_KEY)) if self.store.check([_ENDED_KEY]) else None
+
+
+def heartbeat_seconds(nodes: int) -> float:
+    return max(HEARTBEAT_SECONDS, nodes / NODES_PER_HEARTBEAT_SECOND)
+
+
+def _connect(host: str, port: int, *, is_host: bool, deadline: float) -> TCPStore:
+    while True:
+        try:
+            piece = timedelta(seconds=CONNECT_PIECE_SECONDS)
+            return TCPStore(host, port, is_master=is_host, multi_tenant=True, timeout=piece)
+        except (DistError, ValueError, RuntimeError, TimeoutError):
+            if is_host or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
