@@ -104,7 +104,7 @@ def test_foreign_annotation_proves_no_cordon_of_ours(text: str) -> None:
     assert FaultNote.from_json(text) is None
 
 
-few = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
 @few

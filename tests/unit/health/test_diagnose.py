@@ -118,7 +118,7 @@ signals = st.lists(
     ),
     max_size=6,
 )
-few = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def alone(signal: Signal) -> bool:

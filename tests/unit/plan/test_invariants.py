@@ -73,7 +73,7 @@ events = st.one_of(
 )
 stories = st.lists(events, min_size=1, max_size=8)
 jobs = st.sampled_from(JOBS)
-few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
 
 
 def told(made: InternLM2Job, story: list[Event]) -> list[World]:

@@ -173,7 +173,7 @@ class World:
         return dataclasses.replace(self, progress={k: v for k, v in self.progress.items() if k in names})
 
     def trained(self, step: int, *, resumed: int = 0) -> "World":
-        """Let torchrun form the world (slot 0 hosts it) and train to `step`; a changed membership restarts everybody."""
+        """Let torchrun form the world, which slot 0 hosts, and train to `step`; a changed membership restarts all."""
         status = self.job.status
         ready = [p for p in self._members() if p.phase is PodPhase.RUNNING][: status.size]
         if len(ready) < status.size or not ready or ready[0].slot != 0:
