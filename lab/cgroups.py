@@ -17,6 +17,7 @@ CONTROLLERS = (
     "net_cls",
     "net_prio",
     "perf_event",
+    "unified",  # runc makes a group there too where v1 and v2 are mounted side by side
 )
 
 
@@ -29,7 +30,7 @@ def folders(name: str) -> list[Path]:
     """Return the group's folder in every hierarchy that is mounted."""
     if is_v2():
         return [ROOT / name]
-    return [ROOT / controller / name for controller in CONTROLLERS if (ROOT / controller / "tasks").exists()]
+    return [ROOT / controller / name for controller in CONTROLLERS if (ROOT / controller / "cgroup.procs").exists()]
 
 
 def make(name: str) -> None:

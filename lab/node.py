@@ -7,6 +7,7 @@ overlay over /var/lib (the kubelet's device-plugin socket and CNI's results have
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lab import cgroups, image, network, process
@@ -108,7 +109,9 @@ class Node:
 
     def load_images(self) -> None:
         """Wait for containerd and import the lab's images."""
-        process.wait_until((self.folder / "c.sock").exists, what=f"{self.name}: containerd", seconds=30, every=0.05)
+        process.wait_until(
+            partial(process.listens, self.folder / "c.sock"), what=f"{self.name}: containerd", seconds=30, every=0.05
+        )
         for archive in ("pause.tar", "host.tar"):
             path = str(self.names.state / archive)
             process.run("ctr", "-a", str(self.folder / "c.sock"), "-n", "k8s.io", "images", "import", path)

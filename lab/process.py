@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -114,6 +115,12 @@ def wait_until(ready: Callable[[], bool], *, what: str, seconds: float, every: f
         if time.monotonic() > deadline:
             raise LabError(f"{what}: not within {seconds:.0f} s; see `python -m lab logs`")
         time.sleep(every)
+
+
+def listens(path: Path) -> bool:
+    """Return whether a server accepts connections on a Unix socket: the file alone comes a moment earlier."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def nsenter(netns: str, *argv: str, mounts_of: int | None = None) -> list[str]:
