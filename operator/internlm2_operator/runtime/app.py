@@ -70,10 +70,10 @@ class Operator:
         asked = Prometheus(self._options.prometheus_url, session)
         return sources.PrometheusSource(asked, evidence=evidence, world=world, queue=self.queue, metrics=self.metrics)
 
-    def tasks(self, group: asyncio.TaskGroup) -> None:
-        """Start workers and sources. The cache is seeded by now."""
+    def tasks(self, group: asyncio.TaskGroup, sure: asyncio.Event) -> None:
+        """Start workers and sources. The cache is seeded by now; `sure` is set while we may decide."""
         for _ in range(self._options.workers):
-            group.create_task(self._work())
+            group.create_task(self._work(sure))
         loops = [
             (sources.RESYNC_SECONDS, self.intake.resync, "resync"),
             (sources.LOOK_SECONDS, self.looks.step, "checkpoints"),
@@ -85,8 +85,9 @@ class Operator:
             group.create_task(sources.every(seconds, step, name=name))
         self.intake.wake_all()
 
-    async def _work(self) -> None:
+    async def _work(self, sure: asyncio.Event) -> None:
         while True:
+            await sure.wait()
             key = await self.queue.take()
             kind, name = key
             try:
@@ -157,7 +158,7 @@ async def _lead(options: Options, api: gateway.Gateway, operator: Operator) -> N
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(lease.hold())
-            operator.tasks(group)
+            operator.tasks(group, lease.sure)
             await operator.watch()
             raise _Stopped
     except* _Stopped:

@@ -74,7 +74,11 @@ class JobReconciler:
         body = status.to_object()
         if body == job.status.to_object():
             return
-        self._world.put_job(await self._gateway.write_status(job.namespace, job.name, uid=job.uid, status=body))
+        try:
+            written = await self._gateway.write_status(job.namespace, job.name, uid=job.uid, status=body)
+        except errors.NotFound:
+            return  # deleted a moment ago, and the watch is about to say so
+        self._world.put_job(written)
         self._observed.written[job.key] = datetime.now(UTC)
         self._count(job.status, status)
 

@@ -30,7 +30,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
     return Options(
         namespace=found.namespace,
         own_namespace=environment.get("POD_NAMESPACE") or _own_namespace(),
-        identity=f"{environment.get('POD_NAME') or socket.gethostname()}_{os.getpid()}",
+        # A container that was restarted in its pod is the same holder and need not wait for its own lease.
+        identity=environment.get("POD_NAME") or f"{socket.gethostname()}_{os.getpid()}",
         prometheus_url=found.prometheus_url,
         metrics_port=found.metrics_port,
         workers=found.workers,
