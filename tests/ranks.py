@@ -25,6 +25,7 @@ PRELOAD: Final = [
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     "torch.distributed.tensor.parallel",
+    "torch._dynamo",  # slicing a device mesh imports it
     "safetensors",
     "boto3",
 ]
@@ -63,7 +64,9 @@ def _start(
     arguments: Sequence[Any],
 ) -> tuple[multiprocessing.context.ForkServerProcess, multiprocessing.connection.Connection]:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_rank_main, args=(sender, folder, rank, world, work, arguments), daemon=True)
+    process = context.Process(
+        target=_rank_main, args=(sender, dict(os.environ), folder, rank, world, work, arguments), daemon=True
+    )
     process.start()
     sender.close()  # so that the death of the rank is an end of file here
     return process, receiver
@@ -94,6 +97,7 @@ def _receive(rank: int, connection: multiprocessing.connection.Connection) -> An
 
 def _rank_main(
     sender: multiprocessing.connection.Connection,
+    environment: dict[str, str],
     folder: str,
     rank: int,
     world: int,
@@ -103,12 +107,17 @@ def _rank_main(
     import torch
     import torch.distributed as dist
 
+    os.environ.clear()  # the server's is from its start, and this test may have set something since
+    os.environ.update(environment)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the host name need not resolve
     torch.set_num_threads(1)
     try:
-        store = dist.FileStore(os.path.join(folder, "store"), world)
         dist.init_process_group(
-            "gloo", store=store, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60)
+            "gloo",
+            init_method=f"file://{folder}/group",
+            rank=rank,
+            world_size=world,
+            timeout=datetime.timedelta(seconds=60),
         )
         reply: tuple[str, Any] = ("", work(rank, world, *arguments))
     except BaseException:  # torch's CheckpointException is not an Exception
