@@ -113,11 +113,15 @@ class TrainPhase(enum.StrEnum):
     DONE = "done"
 
 
+FIRST_INCARNATION: Final = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Body of `GET :9100/progress`, served by local rank 0 of each pod.
 
-    `incarnation` counts process starts within this pod, so a restart in place is visible from outside.
+    `incarnation` counts process starts within this pod from FIRST_INCARNATION, so a restart in place is
+    visible from outside.
     `started_step` is the step this incarnation resumed from; `step` the last finished one.
     Times are seconds since the epoch.
     """

@@ -86,11 +86,19 @@ def _wait_for_stop(view: View, lost: Sequence[Loss], now: datetime) -> Decision 
 
 
 def _wait_for_cause(view: View, lost: Sequence[Loss], now: datetime) -> Decision | None:
-    """Every loss is a follower's and too few members stay: somebody else fell and does not show yet."""
+    """Every loss is a follower's: somebody else ended the rendezvous, or fell and does not show yet."""
     staying = _staying(view, {loss.slot for loss in lost})
-    if not lost or not all(loss.symptom for loss in lost) or not staying or len(staying) >= view.status.size:
+    if not lost or not all(loss.symptom for loss in lost) or not staying:
+        return None
+    if len(staying) >= view.status.size and not any(_told_to_end(loss) for loss in lost):
         return None
     if now - min(loss.signal_at for loss in lost) >= CAUSE_SHOWS_WITHIN:
         return None
     message = "members ended because a peer went away; waiting to see which"
     return Decision("WaitingForCause", message, view.status, requeue_seconds=2)
+
+
+def _told_to_end(loss: Loss) -> bool:
+    """Say whether the member left because another one closed the rendezvous for good."""
+    said = loss.pod.termination if loss.pod else None
+    return said is not None and said.reason == "RendezvousClosed"

@@ -11,6 +11,7 @@ from internlm2_operator.plan.decision import Decide, Decision
 from internlm2_operator.plan.failure import answer_user_failure
 from internlm2_operator.plan.faults import open_faults, refresh
 from internlm2_operator.plan.finish import complete_stage, keep_finished, prove_completion
+from internlm2_operator.plan.loss import awaits_cordon
 from internlm2_operator.plan.replace import replace_lost_member
 from internlm2_operator.plan.report import report, settle
 from internlm2_operator.plan.snapshot import Snapshot
@@ -21,8 +22,10 @@ from internlm2_operator.plan.sweep import sweep
 from internlm2_operator.plan.view import View, look
 
 
-def keep_running(view: View, _: datetime) -> Decision | None:
+def keep_running(view: View, now: datetime) -> Decision | None:
     """Nothing to decide: look again when a record or a figure may have moved."""
+    if any(awaits_cordon(view, pod, now) for pod in view.members.values()):
+        return Decision("WaitingForCordon", "a node fell silent", view.status, requeue_seconds=1)
     soon = open_faults(view.status.faults) or not view.stepping
     return Decision("Running", "nothing to do", view.status, requeue_seconds=5 if soon else 30)
 

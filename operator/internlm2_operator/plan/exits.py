@@ -43,6 +43,8 @@ def exit_of(pod: PodRecord) -> Exit | None:
     said, code = pod.termination, pod.exit_code
     if pod.phase is PodPhase.SUCCEEDED:
         return Exit(End.DONE, "Done", _evidence(pod))
+    if said is not None and said.failure is FailureClass.PEER:  # whatever code the others ended with
+        return Exit(End.PEER, "PeerLost", _evidence(pod))
     if code == ExitCode.STOPPED:
         return Exit(End.STOPPED, "Stopped", _evidence(pod))
     if code == ExitCode.DATA:
@@ -51,8 +53,6 @@ def exit_of(pod: PodRecord) -> Exit | None:
         return Exit(
             End.USER, _USER.get(ExitCode(code), "ProgramError") if code in _USER else "ProgramError", _evidence(pod)
         )
-    if said is not None and said.failure is FailureClass.PEER:
-        return Exit(End.PEER, "PeerLost", _evidence(pod))
     return Exit(End.INFRASTRUCTURE, _infrastructure_cause(pod), _evidence(pod))
 
 

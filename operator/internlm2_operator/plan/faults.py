@@ -12,7 +12,7 @@ from typing import Final
 from internlm2_operator.api.status import MAX_FAULTS, Fault, FaultTimes, arrow_seconds
 from internlm2_operator.plan.loss import Loss
 from internlm2_operator.plan.view import STEPPING, View, moment
-from internlm2_spec.contract import Progress
+from internlm2_spec.contract import FIRST_INCARNATION, Progress
 
 PROCESS_RESTART: Final = "ProcessRestart"
 # A node needs up to 50 s to be called dead, and torchrun re-forms before that: a restart whose cause
@@ -141,7 +141,7 @@ def _with_cordon(fault: Fault, view: View) -> Fault:
 
 def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tuple[Fault, ...]:
     """Open a record for a restart by torchrun that no other record explains."""
-    restarted = [(name, p) for name, p in view.progress.items() if p.incarnation > 1]
+    restarted = [(name, p) for name, p in view.progress.items() if p.incarnation > FIRST_INCARNATION]
     if not restarted or open_faults(known):
         return ()
     latest = max(p.started_time for _, p in restarted)
@@ -150,7 +150,9 @@ def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tu
     started = moment(
         min(p.started_time for _, p in restarted if p.started_time > max(map(_reached, known), default=0.0))
     )
-    evidence = tuple(f"pod {name} runs its process number {p.incarnation}" for name, p in restarted)[:16]
+    evidence = tuple(
+        f"pod {name} restarted its processes, {p.incarnation - FIRST_INCARNATION} times so far" for name, p in restarted
+    )[:16]
     fault = Fault(
         id=fault_id(f"{view.job.uid}/{view.status.attempt}", started),
         cause=PROCESS_RESTART,

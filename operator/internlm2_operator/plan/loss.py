@@ -11,6 +11,9 @@ from internlm2_operator.plan.view import View
 
 # A watch may show the pods of an attempt one by one; a slot that is still missing after this is lost.
 SETTLED: Final = timedelta(seconds=10)
+# The cordon of a node that fell silent is made side by side with this decision. Waiting a moment for
+# it puts the evidence on the node before the pods that prove it are removed.
+CORDON_FIRST: Final = timedelta(seconds=5)
 # A pinned pod that the scheduler has not accepted for so long will not start: its node is taken.
 UNSCHEDULED: Final = timedelta(seconds=120)
 
@@ -59,7 +62,7 @@ def _loss(view: View, slot: int, now: datetime) -> Loss | None:
     if ended is not None and ended.end is End.DONE:
         return None
     if view.at_fault(pod):
-        return _by_node(view, pod, now)
+        return None if awaits_cordon(view, pod, now) else _by_node(view, pod, now)
     if ended is not None:
         return Loss(
             slot,
@@ -76,6 +79,14 @@ def _loss(view: View, slot: int, now: datetime) -> Loss | None:
             slot, pod, "Unschedulable", "unknown", pod.created, (pod.message or "not scheduled",), pod.node or ""
         )
     return None
+
+
+def awaits_cordon(view: View, pod: PodRecord, now: datetime) -> bool:
+    """Say whether the pod's node fell silent a moment ago and its cordon is on the way."""
+    node = view.nodes.get(pod.node or "")
+    if node is None or node.ready or node.fault is not None or view.job.spec.health.mode == "Observe":
+        return False
+    return now - node.ready_since < CORDON_FIRST
 
 
 def _blame(end: End) -> str:

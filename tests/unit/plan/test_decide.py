@@ -7,6 +7,7 @@ import pytest
 from internlm2_operator.api.status import Phase
 from internlm2_operator.plan.actions import CreatePod, DeletePod
 from internlm2_operator.plan.snapshot import CheckpointView
+from internlm2_spec.contract import FailureClass, Termination
 from tests.unit.plan.world import (
     STEPS,
     World,
@@ -94,6 +95,24 @@ def test_cordon_that_comes_after_the_record_is_added_to_it() -> None:
     (fault,) = world.job.status.faults
     assert fault.cordoned
     assert fault.times.cordon == after(16)
+
+
+@pytest.mark.parametrize(("mode", "waits"), [("Enforce", True), ("Observe", False)])
+def test_silent_node_is_cordoned_before_its_pods_go(mode: str, waits: bool) -> None:
+    world = trained_world(job(health={"mode": mode}))
+    world = world.with_node("n2", ready=False, schedulable=False, ready_since=world.now).settled()
+    assert (world.job.status.faults == ()) is waits
+    assert world.faulty("n2", "NodeNotReady").settled().job.status.faults[0].node == "n2"
+    assert world.later(6).settled().job.status.faults
+
+
+def test_spare_that_was_told_to_end_waits_for_the_failure_that_ended_it() -> None:
+    told = Termination(FailureClass.PEER, "RendezvousClosed", 70)
+    world = trained_world().ended(2, 70, termination=told).settled()
+    assert (world.job.status.attempt, world.job.status.faults) == (1, ())
+    world = world.ended(1, 70, termination=bug()).settled()
+    assert [f.cause for f in world.job.status.faults] == ["ProgramError"]
+    assert world.job.status.restarts.counted == 1
 
 
 def test_xid_on_a_live_node_removes_its_pod_with_one_second_of_grace() -> None:
@@ -184,11 +203,11 @@ def test_node_that_died_explains_the_restart_that_was_seen_first() -> None:
     names = {p.slot: p.name for p in world.pods}
     old = world.progress[names[0]]
     fresh = dataclasses.replace(
-        old, incarnation=2, started_time=at - 2, first_step_time=at, started_step=10, step=11, step_time=at
+        old, incarnation=1, started_time=at - 2, first_step_time=at, started_step=10, step=11, step_time=at
     )
     world = dataclasses.replace(
         world,
-        progress={**world.progress, names[0]: fresh, names[2]: dataclasses.replace(fresh, incarnation=1, rank=2)},
+        progress={**world.progress, names[0]: fresh, names[2]: dataclasses.replace(fresh, incarnation=0, rank=2)},
     ).settled()
     assert [f.cause for f in world.job.status.faults] == ["ProcessRestart"]
     world = world.later(20).dead("n2").settled().later(1).faulty("n2", "NodeNotReady").settled()

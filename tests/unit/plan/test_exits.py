@@ -6,7 +6,7 @@ import pytest
 
 from internlm2_operator.plan.exits import End, exit_of, fingerprint, signal_of
 from internlm2_operator.plan.snapshot import PodPhase, PodRecord
-from internlm2_spec.contract import Termination
+from internlm2_spec.contract import FailureClass, Termination
 from tests.unit.plan.world import T0, bug, peer
 
 POD = PodRecord("p", "default", "demo", "u", 0, 1, 0, 0, "n1", PodPhase.FAILED, T0, finished=T0, reason="Error")
@@ -19,6 +19,13 @@ ENDS = {
     "exit 76 failed the node check": (76, "Error", None, End.INFRASTRUCTURE, "NodeCheckFailed"),
     "exit 77 hung": (77, "Error", None, End.INFRASTRUCTURE, "Hang"),
     "a lost peer is a symptom": (1, "Error", peer(), End.PEER, "PeerLost"),
+    "a spare that was told to end follows, whatever the code": (
+        70,
+        "Error",
+        Termination(FailureClass.PEER, "RendezvousClosed", 70),
+        End.PEER,
+        "PeerLost",
+    ),
     "exit 137 is infrastructure": (137, "Error", None, End.INFRASTRUCTURE, "ProcessExit"),
     "out of memory is the kubelet's word": (137, "OOMKilled", None, End.INFRASTRUCTURE, "OOMKilled"),
     "a refused admission never started": (None, "OutOfnvidia.com/gpu", None, End.INFRASTRUCTURE, "OutOfnvidiacomgpu"),

@@ -187,7 +187,7 @@ class World:
                 progress[p.name] = dataclasses.replace(old, step=step, step_time=at)
             else:
                 progress[p.name] = running(
-                    rank, step, at, resumed=resumed, incarnation=old.incarnation + 1 if old else 1
+                    rank, step, at, resumed=resumed, incarnation=old.incarnation + 1 if old else 0
                 )
         return dataclasses.replace(self, progress=progress)
 
@@ -209,7 +209,7 @@ class World:
         return dataclasses.replace(self, nodes=nodes)
 
     def dead(self, name: str) -> "World":
-        return self.with_node(name, ready=False, schedulable=False, ready_since=self.now)
+        return self.with_node(name, ready=False, schedulable=False, ready_since=self.now - timedelta(seconds=6))
 
     def faulty(self, name: str, cause: str = "Xid79") -> "World":
         return self.with_node(name, schedulable=False, fault=note(cause, self.now))
