@@ -87,10 +87,12 @@ def _wait_for_stop(view: View, lost: Sequence[Loss], now: datetime) -> Decision 
 
 def _wait_for_cause(view: View, lost: Sequence[Loss], now: datetime) -> Decision | None:
     """Every loss is a follower's: somebody else ended the rendezvous, or fell and does not show yet."""
-    staying = _staying(view, {loss.slot for loss in lost})
+    gone = {loss.slot for loss in lost}
+    staying = _staying(view, gone)
     if not lost or not all(loss.symptom for loss in lost) or not staying:
         return None
-    if len(staying) >= view.status.size and not any(_told_to_end(loss) for loss in lost):
+    # With the store and enough members left, torchrun goes on without the follower.
+    if 0 not in gone and len(staying) >= view.status.size and not any(_told_to_end(loss) for loss in lost):
         return None
     if now - min(loss.signal_at for loss in lost) >= CAUSE_SHOWS_WITHIN:
         return None

@@ -1,14 +1,19 @@
 """Choose the size of an attempt, and make the pods that the status asks for."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from internlm2_operator.api.status import Phase
 from internlm2_operator.plan import capacity
 from internlm2_operator.plan.actions import CreatePod, EnsureConfigMap, EnsureService
 from internlm2_operator.plan.attempt import next_attempt
 from internlm2_operator.plan.decision import Decision
+from internlm2_operator.plan.faults import open_faults
 from internlm2_operator.plan.placement import Placement, Shortage
 from internlm2_operator.plan.view import View
+
+# A member of a broken attempt has one second to end; a pod that still holds its GPUs after this is stuck.
+HELD_TOO_LONG: Final = timedelta(seconds=60)
 
 
 def place_waiting(view: View, now: datetime) -> Decision | None:
@@ -28,7 +33,7 @@ def place_waiting(view: View, now: datetime) -> Decision | None:
     soon = capacity.placement(view, capacity.soon_free(view), legal)
     if isinstance(soon, Shortage):
         return Decision("Queued", _shortage(view, soon), view.status, requeue_seconds=10, phase=Phase.QUEUED)
-    if isinstance(at_once, Shortage) or at_once.size < soon.size:
+    if isinstance(at_once, Shortage) or (at_once.size < soon.size and not _overdue(view, now)):
         return Decision("WaitingForPods", "pods of the former attempt still hold their GPUs", view.status,
                         requeue_seconds=1)  # fmt: skip
     status = view.status.model_copy(
@@ -59,6 +64,12 @@ def fill_slots(view: View, _: datetime) -> Decision | None:
     message = f"creating pods of slots {', '.join(str(p.slot) for p in pods)}"
     return Decision("CreatingPods", message, view.status, (EnsureService(), EnsureConfigMap(index), *pods),
                     requeue_seconds=5)  # fmt: skip
+
+
+def _overdue(view: View, now: datetime) -> bool:
+    """Say whether pods of the former attempt hold their GPUs for longer than any grace of ours explains."""
+    said = [f.times.verdict for f in open_faults(view.status.faults) if f.times.verdict is not None]
+    return bool(said) and now - max(said) > HELD_TOO_LONG
 
 
 def _whole(view: View) -> dict[int, str] | None:

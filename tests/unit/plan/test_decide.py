@@ -181,6 +181,22 @@ def test_followers_wait_for_the_one_that_fell_before_anything_is_decided() -> No
     assert world.later(61).settled().job.status.attempt == 2
 
 
+def test_slot_0_that_only_followed_waits_for_the_node_that_fell() -> None:
+    world = trained_world().ended(0, 1, termination=peer()).settled()
+    assert world.job.status.attempt == 1
+    world = world.later(20).dead("n2").settled()
+    assert world.job.status.attempt == 2
+    assert [(f.cause, f.node) for f in world.job.status.faults] == [("NodeNotReady", "n2")]
+
+
+def test_pod_that_never_lets_go_of_its_node_holds_the_job_for_a_minute_only() -> None:
+    world = trained_world(job(low=1, high=2, spares=0), [node("n1"), node("n2")])
+    world = world.ended(0, 137, reason="Error").settled()
+    stuck = dataclasses.replace(world, now=after(60)).settled()
+    assert stuck.job.status.size == 0
+    assert dataclasses.replace(stuck, now=after(90)).settled().on == {0: "n1"}
+
+
 @pytest.mark.parametrize("reason", ["OOMKilled", "Evicted", "UnexpectedAdmissionError"])
 def test_kubelets_reason_is_the_cause_and_is_not_counted(reason: str) -> None:
     world = trained_world().ended(1, 137, reason=reason).settled()
