@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab.cluster import Lab
-
 from lab import scene, view
+from lab.cluster import Lab
 from lab.report import ARROWS, bit_equal, seconds_since
 from lab.watch import JobWatch, Seen
 
@@ -93,21 +92,14 @@ def open_faults(seen: Seen) -> list[dict[str, Any]]:
 def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
     """Inject one fault away from slot 0's node, wait until it is closed, return the arrows in seconds."""
     before = {f["id"] for f in watch.seen.faults}
-    victim = max(
-        (
-            p
-            for p in watch.seen.pods.items()
-            if p[1]["phase"] == "Running" and p[1]["slot"] != 0 and is_active(watch.seen, p[0])
-        ),
-        key=lambda p: p[1]["slot"],
-    )
+    pod, node = watch.seen.member(first=False)
     injected = time.time()
     if kind == "process-kill":
-        lab.fault("process-kill", pod=f"default/{victim[0]}")
+        lab.fault("process-kill", pod=f"default/{pod}")
     elif kind == "node-kill":
-        lab.fault("node-kill", node=victim[1]["node"])
+        lab.fault("node-kill", node=node)
     else:
-        lab.fault("xid", node=victim[1]["node"], gpu=0, xid=79)
+        lab.fault("xid", node=node, gpu=0, xid=79)
 
     def healed(seen: Seen) -> bool:
         return any(f["id"] not in before and (f.get("times") or {}).get("closed") for f in seen.faults)
@@ -115,11 +107,6 @@ def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
     watch.wait(healed, seconds=300, what=f"{kind} healed")
     fault = next(f for f in watch.seen.faults if f["id"] not in before)
     return seconds_since(injected, fault["times"])
-
-
-def is_active(seen: Seen, pod: str) -> bool:
-    """Return whether a pod trains (a spare waits in the rendezvous and has no worker to kill)."""
-    return pod in ((seen.status.get("nodes") or {}).get("members") or [pod])
 
 
 def spread(values: list[float]) -> dict[str, float] | None:

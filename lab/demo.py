@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from lab.cluster import Lab
-
 from lab import report, scene, view
+from lab.cluster import Lab
 from lab.watch import JobWatch, Seen
 
 NAME = "demo"
@@ -43,13 +42,13 @@ def main() -> int:
 
 
 def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
-    """Kill the node of slot 1, then raise XID 79 under slot 0, then let the job finish."""
+    """Kill the node of the last member, then raise XID 79 under rank 0, then let the job finish."""
     watch.wait(
         lambda seen: seen.last_step >= FIRST_FAULT_AFTER_STEP and checkpointed(seen),
         seconds=300,
         what="the first checkpoint",
     )
-    node = slot_node(watch.seen, 1)
+    _, node = watch.seen.member(first=False)
     injected[node] = time.time()
     lab.fault("node-kill", node=node)
     watch.wait(lambda seen: closed(seen) >= 1, seconds=300, what=f"the fault of {node} closed")
@@ -57,7 +56,7 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     watch.wait(
         lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS, seconds=300, what="training after the node fault"
     )
-    node = slot_node(watch.seen, 0)
+    _, node = watch.seen.member(first=True)
     injected[node] = time.time()
     lab.fault("xid", node=node, gpu=0, xid=79)
     watch.wait(lambda seen: closed(seen) >= 2, seconds=300, what=f"the fault of {node} closed")
@@ -76,18 +75,6 @@ def checkpointed(seen: Seen) -> bool:
 def closed(seen: Seen) -> int:
     """Return how many faults ended with a first step."""
     return sum(1 for fault in seen.faults if (fault.get("times") or {}).get("closed"))
-
-
-def slot_node(seen: Seen, slot: int) -> str:
-    """Return the node that runs `slot`.
-
-    Raises:
-        RuntimeError: no pod of that slot runs.
-    """
-    node = seen.node_of(slot)
-    if node is None:
-        raise RuntimeError(f"no running pod holds slot {slot}")
-    return node
 
 
 def operator_cordons() -> set[str]:

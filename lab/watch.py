@@ -42,6 +42,7 @@ class Seen:
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[StepSeen] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)  # time, reason, message
+    ranks: dict[str, list[int]] = field(default_factory=dict)  # by pod, since its last start of ranks
 
     @property
     def status(self) -> dict[str, Any]:
@@ -55,10 +56,18 @@ class Seen:
     def faults(self) -> list[dict[str, Any]]:
         return list(self.status.get("faults") or [])
 
-    def node_of(self, slot: int) -> str | None:
-        """Return the node of the running pod that holds `slot` in the newest attempt."""
-        running = [p for p in self.pods.values() if p["phase"] == "Running" and p["slot"] == slot]
-        return max(running, key=lambda p: (p["attempt"], p["replacement"]))["node"] if running else None
+    def member(self, *, first: bool) -> tuple[str, str]:
+        """Return pod and node of the member that runs rank 0 (`first`), or of the last member.
+
+        Raises:
+            RuntimeError: nobody runs those ranks now.
+        """
+        running = {name: pod for name, pod in self.pods.items() if pod["phase"] == "Running" and not pod["deleting"]}
+        members = [(ranks[0], name) for name, ranks in self.ranks.items() if name in running]
+        found = [name for rank, name in sorted(members) if (rank == 0) == first]
+        if not found:
+            raise RuntimeError(f"no running pod holds {'rank 0' if first else 'the last ranks'}: {self.ranks}")
+        return found[-1], running[found[-1]]["node"]
 
 
 class JobWatch:
@@ -121,7 +130,8 @@ class JobWatch:
             if error.status != 404:
                 raise
             self.seen.job = {}
-        self._read_events()
+        if self.seen.job:
+            self._read_events()
         for name, pod in self.seen.pods.items():
             if pod["phase"] != "Pending" and pod["uid"] not in self._followed:
                 self._followed.add(pod["uid"])
@@ -131,7 +141,7 @@ class JobWatch:
         listed = json.loads(
             self._core.list_namespaced_event(
                 self.namespace,
-                field_selector=f"involvedObject.name={self.name}",
+                field_selector=f"involvedObject.uid={self.seen.job['metadata']['uid']}",
                 _preload_content=False,
                 _request_timeout=5,
             ).data
@@ -146,6 +156,8 @@ class JobWatch:
         for line in self._lines(pod):
             if (step := parse_step(line, pod)) is not None:
                 self.seen.steps.append(step)
+            elif '"ranks-started"' in line:
+                self.seen.ranks[pod] = json.loads(line[line.index("{") :])["ranks"]
 
     def _lines(self, pod: str) -> Iterator[str]:
         try:

@@ -26,13 +26,13 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
     with world.job("gentle", stages__0__steps=400) as watch:
         watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
 
-        node = watch.seen.node_of(1)
+        pod, node = watch.seen.member(first=False)
         world.lab.fault("xid", node=node, gpu=0, xid=31)
         noted = watch.seen.last_step
         watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps after XID 31")
         assert world.cordoned() == set()
 
-        killed = world.lab.fault("process-kill", pod=f"default/{world.names('pod', 'gentle')[0].split('/')[1]}")
+        killed = world.lab.fault("process-kill", pod=f"default/{pod}")
         assert killed["pid"] > 0
         watch.wait(lambda s: len(closed(s)) >= 1, seconds=240, what="process-kill healed")
         assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
@@ -49,10 +49,10 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
 
 
 def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
-    """The node of slot 1 loses power; a spare takes over, the operator cordons that node only."""
+    """The node of the last member loses power; a spare takes over, the operator cordons that node only."""
     with world.job("powerloss", stages__0__steps=40) as watch:
         watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
-        node = watch.seen.node_of(1)
+        _, node = watch.seen.member(first=False)
         world.lab.fault("node-kill", node=node)
         watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="node-kill healed")
         assert world.cordoned() == {node}
@@ -66,8 +66,7 @@ def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -
     """XID 79 under slot 0 needs a new attempt; the operator dies between cordon and first step."""
     with world.job("headless", stages__0__steps=400) as watch:
         watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
-        node = watch.seen.node_of(0)
-        assert node is not None
+        _, node = watch.seen.member(first=True)
         world.lab.fault("xid", node=node, gpu=1, xid=79)
         watch.wait(lambda _: world.cordoned() == {node}, seconds=60, what="cordon")
         world.lab.fault("operator-kill")

@@ -5,9 +5,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from lab.cluster import Lab
-
 from lab import scene
+from lab.cluster import Lab
 from lab.watch import JobWatch
 
 
