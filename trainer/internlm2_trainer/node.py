@@ -104,9 +104,13 @@ class Node(SimpleElasticAgent):
             process.start()
             self.processes.append(process)
         say(
-            event="ranks-started", ranks=[w.global_rank for w in worker_group.workers], incarnation=self.incarnation,
-            world=worker_group.workers[0].world_size, time=time.time(),
-        )  # fmt: skip
+            event="ranks-started",
+            ranks=[worker.global_rank for worker in worker_group.workers],
+            pids=[process.pid for process in self.processes],
+            world=worker_group.workers[0].world_size,
+            incarnation=self.incarnation,
+            time=time.time(),
+        )
         self.incarnation += 1
         return {local_rank: process.pid for local_rank, process in enumerate(self.processes)}
 

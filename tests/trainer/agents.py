@@ -1,0 +1,130 @@
+"""Real agents on this machine, each in a process group of its own that stands for a pod."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from internlm2_spec import config
+from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage
+from internlm2_spec.contract import Termination
+
+ROOT: Final = Path(__file__).parents[2]
+DEADLINE_SECONDS: Final = 150.0
+
+Line = dict[str, Any]
+
+
+class Agent:
+    """One agent process. Its output lines are JSON objects; other lines are kept aside."""
+
+    def __init__(self, folder: Path, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self.output = folder / f"{name}.out"
+        self.errors = folder / f"{name}.err"
+        self._termination = folder / f"{name}.termination"
+        environment = os.environ | {
+            "GLOO_SOCKET_IFNAME": "lo",
+            "INTERNLM2_METRICS_PORT": "0",
+            "INTERNLM2_TERMINATION_LOG": str(self._termination),
+            "INTERNLM2_CACHE_DIR": str(folder / "cache"),
+        }
+        with self.output.open("wb") as output, self.errors.open("wb") as errors:
+            command = [sys.executable, "-m", "internlm2_trainer", "agent", *arguments]
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=errors, env=environment, start_new_session=True
+            )
+
+    def lines(self) -> list[Line]:
+        text = self.output.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
+
+    def events(self, event: str) -> list[Line]:
+        return [line for line in self.lines() if line.get("event") == event]
+
+    def steps(self) -> list[Line]:
+        return [line for line in self.lines() if "loss" in line]
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Signal every process of the pod."""
+        os.killpg(self.process.pid, number)
+
+    def wait(self) -> int:
+        return self.process.wait(DEADLINE_SECONDS)
+
+    def termination(self) -> Termination:
+        end = Termination.from_json(self._termination.read_text())
+        assert end is not None
+        return end
+
+
+@contextmanager
+def started(folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: int = 1) -> Iterator[list[Agent]]:
+    """Start one agent for each name (a loopback address); the first hosts the rendezvous. Kill them afterwards."""
+    (folder / "job.json").write_text(config.to_json(stage))
+    shared = [
+        "--nnodes", f"{nodes}:{nodes}", "--nproc-per-node", str(ranks), "--rdzv-endpoint", f"127.0.0.1:{_free_port()}",
+    ]  # fmt: skip
+    job = ["--", "train", "--config", str(folder / "job.json")]
+    agents = [
+        Agent(folder, name, [*shared, "--local-addr", name, *(["--is-host"] if place == 0 else []), *job])
+        for place, name in enumerate(names)
+    ]
+    try:
+        yield agents
+    finally:
+        for agent in agents:
+            if agent.process.poll() is None:
+                agent.signal_all(signal.SIGKILL)
+                agent.process.wait()
+
+
+def until(condition: Callable[[], bool], what: str, agents: list[Agent]) -> None:
+    """Wait for a condition; past the deadline fail with what the agents wrote."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            written = "\n".join(
+                f"{a.name}:\n{a.output.read_text()[-1500:]}{a.errors.read_text()[-1500:]}" for a in agents
+            )
+            raise AssertionError(f"not within {DEADLINE_SECONDS:.0f} s: {what}\n{written}")
+        time.sleep(0.05)
+
+
+def corpus(folder: Path) -> str:
+    """Tokenize a few speeches and return the corpus's URL."""
+    url = f"file://{folder}/corpus"
+    texts = sorted((ROOT / "examples/corpus").glob("179*.txt"))
+    tokenizer = ROOT / "examples/tokenizer/internlm2-2k.model"
+    command = [sys.executable, "-m", "internlm2_trainer", "tokenize", "--input", *map(str, texts)]
+    subprocess.run([*command, "--tokenizer", str(tokenizer), "--output", url], check=True, timeout=DEADLINE_SECONDS)
+    return url
+
+
+def stage(folder: Path, corpus_url: str, *, steps: int) -> Stage:
+    """Return a small stage over two data ranks, with a checkpoint every 5 steps."""
+    return Stage(
+        name="test",
+        model=Model(layers=2, hidden=64, heads=8, kv_heads=4, ffn=128, vocab=2048),
+        data=Data(corpus_url),
+        checkpoint=Checkpoint(f"file://{folder}/checkpoints", every_steps=5, keep=3),
+        sequence_length=64,
+        global_batch_tokens=4 * 64,
+        steps=steps,
+        optimizer=Optimizer(lr=3e-3, min_lr=3e-4, warmup_steps=5),
+        parallel=Parallel(),
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
