@@ -72,17 +72,33 @@ def sharded(layout: str, salt: int) -> dict[str, torch.Tensor]:
     return {**state, **moments, "optim.count": torch.tensor(salt)}
 
 
-def whole(state: dict[str, torch.Tensor]) -> dict[str, list[Any]]:
+def whole(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {name: (t.full_tensor() if isinstance(t, DTensor) else t).tolist() for name, t in state.items()}
 
 
-def expected(salt: int) -> dict[str, list[Any]]:
+def expected(salt: int) -> dict[str, Any]:
     weights = {name: full(name, salt) for name in WEIGHTS}
-    return (
-        {f"model.{name}": w.tolist() for name, w in weights.items()}
-        | {f"optim.{name}.exp_avg": (w * 2).to(torch.bfloat16).tolist() for name, w in weights.items()}
-        | {"optim.count": salt}  # type: ignore[dict-item]
-    )
+    moments = {f"optim.{name}.exp_avg": (w * 2).to(torch.bfloat16).tolist() for name, w in weights.items()}
+    return {f"model.{name}": w.tolist() for name, w in weights.items()} | moments | {"optim.count": salt}
+
+
+class Memory:
+    """What one rank needs of a rendezvous store."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+
+    def set(self, key: str, value: str, /) -> None:
+        self._values[key] = value.encode()
+
+    def get(self, key: str, /) -> bytes:
+        return self._values[key]
+
+    def check(self, keys: list[str], /) -> bool:
+        return all(key in self._values for key in keys)
+
+    def delete_key(self, key: str, /) -> bool:
+        return self._values.pop(key, None) is not None
 
 
 def checkpointer(
@@ -94,7 +110,7 @@ def checkpointer(
     keep: int = 5,
     incarnation: str = "0",
 ) -> Checkpointer:
-    kv = dist.HashStore() if world == 1 else dist.distributed_c10d._get_default_store()
+    kv = Memory() if world == 1 else dist.distributed_c10d._get_default_store()
     return Checkpointer(
         store,
         stage="pretrain",
@@ -121,7 +137,7 @@ def save_under(rank: int, world: int, url: str, *layouts: str) -> None:
         assert checkpoints.published[0] == 7
 
 
-Loaded = tuple[dict[str, list[Any]], int, dict[str, Any]]
+Loaded = tuple[dict[str, Any], int, dict[str, Any]]
 
 
 def load_under(rank: int, world: int, url: str, layout: str) -> Loaded:
@@ -303,7 +319,7 @@ def test_an_older_attempt_can_neither_take_the_fence_nor_publish(store: Store) -
 def test_a_stage_starts_from_the_weights_alone_of_another(store: Store) -> None:
     saved(store, 3)
     state = state_of(0)
-    later = Checkpointer(store, stage="later", keep=1, attempt=1, rank=0, world=1, kv=dist.HashStore(), incarnation="x")
+    later = Checkpointer(store, stage="later", keep=1, attempt=1, rank=0, world=1, kv=Memory(), incarnation="x")
     assert later.restore(state) is None
     assert later.init_from("pretrain", state).step == 3
     assert (state["model.w"][0, 0].item(), state["optim.w.exp_avg"][0, 0].item()) == (3.0, 0.0)
@@ -339,7 +355,7 @@ class Gate:
 
 def test_a_save_beside_one_in_flight_is_skipped_and_counted_and_a_waiting_one_comes_after(store: Store) -> None:
     gate = Gate(store)
-    checkpoints = checkpointer(gate)  # type: ignore[arg-type]
+    checkpoints = checkpointer(gate)
     checkpoints.save(1, state_of(1), {})
     checkpoints.save(2, state_of(2), {})
     assert (checkpoints.skipped, checkpoints.published, checkpoints.wait(0.0)) == (1, None, False)
@@ -408,7 +424,7 @@ class DeadlyStore:
 def save_and_die(rank: int, world: int, url: str, victim: int, writes: int) -> None:
     store = storage.open_store(url)
     deadly = DeadlyStore(store, writes if rank == victim else 10**9)
-    checkpoints = checkpointer(deadly, rank, world)  # type: ignore[arg-type]
+    checkpoints = checkpointer(deadly, rank, world)
     checkpoints.save(8, sharded("data 2", salt=8), {})
     checkpoints.wait()
 

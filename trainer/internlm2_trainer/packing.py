@@ -123,5 +123,12 @@ def _write_shard(store: Store, name: str, tokens: npt.NDArray[Any], ends: npt.ND
     bodies = {f"{name}.bin": memoryview(tokens.tobytes()), f"{name}.ends.npy": memoryview(file.getvalue())}
     for key, body in bodies.items():
         retrying(functools.partial(store.put, key, [body]))
-    digests = [digest([body]) for body in bodies.values()]
-    return Shard(*bodies, len(tokens), len(ends), *digests)
+    tokens_name, ends_name = bodies
+    return Shard(
+        tokens_name=tokens_name,
+        ends_name=ends_name,
+        tokens=len(tokens),
+        documents=len(ends),
+        tokens_sha256=digest([bodies[tokens_name]]),
+        ends_sha256=digest([bodies[ends_name]]),
+    )

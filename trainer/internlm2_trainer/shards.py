@@ -62,7 +62,7 @@ def encode(staged: dict[str, Staged]) -> tuple[list[memoryview], dict[str, int]]
         size = tensor.numel() * tensor.element_size()
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
         offsets[name], at = at, at + size
-        parts.append(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()).cast("B"))
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     first = len(text).to_bytes(8, "little") + text
