@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import Any, Final
 import boto3
 import yaml
 
+from internlm2_spec import contract, manifest
 from lab.settings import CHECKOUT
 from tests.api.apiserver import ApiServer, free_ports, tools, wait_for
 from tests.api.rest import JOBS, Object, Rest
@@ -50,15 +52,16 @@ def install_rights(api: ApiServer, folder: Path) -> Path:
 class OperatorProcess:
     """`python -m internlm2_operator run`, which can be killed and started again."""
 
-    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+    def __init__(self, kubeconfig: Path, folder: Path, *flags: str) -> None:
         self._kubeconfig = kubeconfig
+        self._flags = flags
         self._port = free_ports(1)[0]
         self.log = folder / "operator.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return once it serves its pages."""
-        argv = [sys.executable, "-m", "internlm2_operator", "run", f"--metrics-port={self._port}"]
+        argv = [sys.executable, "-m", "internlm2_operator", "run", f"--metrics-port={self._port}", *self._flags]
         env = {"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"], "POD_NAMESPACE": SYSTEM}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, env=env)
@@ -140,6 +143,14 @@ class Stage:
         with contextlib.closing(client):
             client.put_object(Bucket=self.store.bucket, Key=f"{self.name}/{key}", Body=body)
 
+    def put_checkpoint(self, step: int, *, size: int = 4) -> None:
+        """Publish a checkpoint of one object that the manifest says has 4 bytes."""
+        folder = f"run/{contract.step_prefix('pretrain', step)}"
+        stored = manifest.StoredObject(name="1-0.safetensors", size=4, sha256="")
+        told = manifest.Manifest("pretrain", step, 1, 4, time.time(), (stored,), {}, {})
+        self.put(f"{folder}/{stored.name}", b"x" * size)
+        self.put(f"{folder}/{contract.MANIFEST_NAME}", manifest.to_json(told).encode())
+
     def make_job(self, *, spares: int = 0) -> None:
         stage = {
             "name": "pretrain",
@@ -191,6 +202,8 @@ class Stage:
     def run_pods(self) -> None:
         """Bind every waiting pod to the node it is pinned to, and let it run."""
         for name, pod in self.pods().items():
+            if pod["status"]["phase"] != "Pending":
+                continue
             path = f"/api/v1/namespaces/{self.name}/pods/{name}"
             if "nodeName" not in pod["spec"]:
                 target = {"apiVersion": "v1", "kind": "Node", "name": node_of(pod)}

@@ -17,6 +17,8 @@ from tests.servers import S3Server, s3_server
 
 pytestmark = pytest.mark.api
 
+LOOKS = 'internlm2_operator_source_rounds_total{source="checkpoints"}'
+
 
 @pytest.fixture(scope="module")
 def rest(api: ApiServer) -> Rest:
@@ -120,6 +122,25 @@ def test_a_dead_node_is_cordoned_its_pod_removed_and_replaced(
         fault = wait_for(lambda: stage.status().get("faults"), what="fault record")[0]
         assert (fault["cause"], fault["node"], fault["cordoned"]) == ("NodeNotReady", dead, True)
         assert process.metric('internlm2_operator_cordons_total{cause="NodeNotReady"}') == 1
+
+
+def test_a_job_succeeds_by_its_final_manifest_and_not_by_exit_codes(
+    process: OperatorProcess, rest: Rest, store: S3Server
+) -> None:
+    with on_stage(rest, store, "success") as stage:
+        stage.make_nodes("a", "b")
+        stage.make_job()
+        pods = stage.wait_for_pods(2)
+        stage.run_pods()
+        for name in pods:
+            stage.end_pod(name, code=0)
+        looks = process.metric(LOOKS)
+        wait_for(lambda: process.metric(LOOKS) > looks + 1, what="a look into the store after the end")
+        assert stage.condition("Complete").get("status") != "True"
+        stage.put_checkpoint(10)
+        wait_for(lambda: stage.condition("Complete").get("status") == "True", what="Complete")
+        assert (stage.status()["phase"], stage.status()["checkpoint"]["step"]) == ("Succeeded", 10)
+    assert process.healthy()
 
 
 def test_a_killed_operator_makes_nothing_twice_and_carries_on(

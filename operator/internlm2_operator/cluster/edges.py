@@ -48,7 +48,9 @@ def baseline(sample: Sample) -> Memory:
 def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
     """Return what is new in `now`, and what to remember for the next sample."""
     counted = dict(_counted(memory, now))
-    changed = {gpu: xid for gpu, xid in _changed(memory.last, now) if (*gpu, xid) not in counted}
+    # Where a code is counted, the count alone speaks: queries of one batch may fall on both sides of a
+    # scrape, and the gauge would tell the same XID a second time.
+    changed = {gpu: xid for gpu, xid in _changed(memory.last, now) if (*gpu, xid) not in now.counts}
     missing = _missing(memory, now)
     gone = {gpu for gpu, scrapes in missing.items() if len(scrapes) >= MISSING_SCRAPES}
     signals = (

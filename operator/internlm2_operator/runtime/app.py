@@ -82,7 +82,7 @@ class Operator:
         if self.prometheus:
             loops.append((sources.PROMETHEUS_SECONDS, self.prometheus.step, "prometheus"))
         for seconds, step, name in loops:
-            group.create_task(sources.every(seconds, step, name=name))
+            group.create_task(sources.every(seconds, step, name=name, metrics=self.metrics))
         self.intake.wake_all()
 
     async def _work(self, sure: asyncio.Event) -> None:

@@ -24,6 +24,7 @@ class Metrics:
         self.cordons = self._counter("cordons", "Nodes cordoned by cause.", "cause")
         self.holds = self._counter("cordons_held", "Cordons that were deserved but not made.", "reason")
         self.prometheus = Gauge(_name("prometheus_up"), "1 while Prometheus answers.", registry=self.registry)
+        self.rounds = self._counter("source_rounds", "Rounds of each source that went well.", "source")
         self.watch_age = Gauge(_name("watch_age_seconds"), "Since the last watch event.", registry=self.registry)
         self.resync_repairs = self._counter("resync_repairs", "Objects that a LIST knew newer than the watch.")
         self.leader = Gauge(_name("leader"), "1 while this process holds the lease.", registry=self.registry)

@@ -29,7 +29,7 @@ RESYNC_SECONDS: Final = 15.0
 log = logging.getLogger(__name__)
 
 
-async def every(seconds: float, step: Callable[[], Awaitable[object]], *, name: str) -> None:
+async def every(seconds: float, step: Callable[[], Awaitable[object]], *, name: str, metrics: Metrics) -> None:
     """Run `step` for ever, starting a round `seconds` after the start of the last one."""
     loop = asyncio.get_running_loop()
     said = ""
@@ -37,6 +37,7 @@ async def every(seconds: float, step: Callable[[], Awaitable[object]], *, name: 
         due = loop.time() + seconds
         try:
             await step()
+            metrics.rounds.labels(name).inc()
             said = ""
         except errors.ClusterError as error:
             # An outage lasts many rounds; its first one is news.

@@ -49,6 +49,10 @@ CASES: dict[str, tuple[list[Sample], list[Fact]]] = {
         [QUIET, replace(xid(79), counts={(*GPU, 79): 1.0})],
         [(Kind.XID, 79)],
     ),
+    "a gauge that is read one sample after its count is no second signal": (
+        [QUIET, replace(QUIET, counts={(*GPU, 79): 1.0}), replace(xid(79), counts={(*GPU, 79): 1.0})],
+        [(Kind.XID, 79)],
+    ),
     "the first value after the exporter was away is a baseline": (
         [QUIET, BLIND, xid(79)],
         [(Kind.EXPORTER_DOWN, None)],

@@ -1,0 +1,90 @@
+"""XIDs and lost GPUs travel from exporters through a real Prometheus to a cordon on a real API server."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from internlm2_spec import contract
+from tests.api.apiserver import ApiServer, wait_for
+from tests.api.gpus import Monitoring, monitoring
+from tests.api.rest import Object, Rest
+from tests.api.stage import OperatorProcess, Stage, install_rights, on_stage
+from tests.servers import S3Server
+
+pytestmark = pytest.mark.api
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]:
+    with monitoring(tmp_path_factory.mktemp("prometheus")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def process(
+    api: ApiServer, prometheus: Monitoring, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    folder = tmp_path_factory.mktemp("operator")
+    operator = OperatorProcess(install_rights(api, folder), folder, f"--prometheus-url={prometheus.url}")
+    operator.start()
+    try:
+        yield operator
+    finally:
+        if operator.alive():
+            operator.kill()
+
+
+@pytest.fixture
+def stage(api: ApiServer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Nodes only: GPU faults need no job."""
+    idle = S3Server(tmp_path_factory.mktemp("idle"))
+    name = f"gpus-{abs(hash(request.node.name)) % 10**6}"
+    with on_stage(Rest(api), idle, name, secret=False, data=False) as ready:
+        yield ready
+
+
+def test_a_fatal_xid_cordons_its_node_and_an_application_xid_does_not(
+    process: OperatorProcess, prometheus: Monitoring, stage: Stage
+) -> None:
+    """The application's XID comes first: by the time the fatal one is answered, it has been judged too."""
+    program, fatal = prometheus.watch(*stage.make_nodes("program", "fatal"))
+    wait_for(lambda: process.metric("internlm2_operator_prometheus_up") == 1, what="first sample")
+    program.raise_xid(31)
+    wait_for(lambda: "Xid31: blame user, no cordon" in process.log.read_text(), what="verdict on XID 31")
+    fatal.raise_xid(79, gpu=1)
+    note = wait_for(lambda: _note(stage, fatal.node), what="cordon")
+    assert (note["cause"], note["gpu"]) == ("Xid79", fatal.gpu(1))
+    assert _note(stage, program.node) is None
+
+
+def test_a_gpu_that_vanishes_while_its_exporter_answers_cordons_its_node(
+    process: OperatorProcess, prometheus: Monitoring, stage: Stage
+) -> None:
+    (exporter,) = prometheus.watch(*stage.make_nodes("a"))
+    samples = process.metric('internlm2_operator_source_rounds_total{source="prometheus"}')
+    wait_for(
+        lambda: process.metric('internlm2_operator_source_rounds_total{source="prometheus"}') > samples + 1,
+        what="a sample with the GPU",
+    )
+    exporter.lost.add(exporter.gpu(0))
+    note = wait_for(lambda: _note(stage, exporter.node), what="cordon")
+    assert (note["cause"], note["gpu"]) == ("GpuMissing", exporter.gpu(0))
+
+
+def test_an_xid_that_came_while_the_operator_was_down_is_seen_by_the_next(
+    process: OperatorProcess, prometheus: Monitoring, stage: Stage
+) -> None:
+    (exporter,) = prometheus.watch(*stage.make_nodes("a"))
+    process.kill()
+    exporter.raise_xid(79)
+    process.start()
+    assert wait_for(lambda: _note(stage, exporter.node), what="cordon")["cause"] == "Xid79"
+
+
+def _note(stage: Stage, node: str) -> Object | None:
+    """Return the note of a cordon of ours."""
+    found = stage.rest("GET", f"/api/v1/nodes/{node}")
+    text = found["metadata"].get("annotations", {}).get(contract.ANNOTATION_FAULT)
+    note: Object | None = json.loads(text) if text else None
+    return note
