@@ -23,9 +23,9 @@ def versitygw() -> Path:
     cache = Path(os.environ.get("INTERNLM2_CACHE") or Path.home() / ".cache" / "internlm2")
     if found := _newest(cache):
         return found
-    subprocess.run([sys.executable, "-m", "lab", "build", "versitygw"], check=True)
+    subprocess.run([sys.executable, "-m", "lab", "build"], check=True)
     found = _newest(cache)
-    assert found is not None, f"`lab build versitygw` left nothing in {cache / 'bin'}"
+    assert found is not None, f"`lab build` left nothing in {cache / 'bin'}"
     return found
 
 
