@@ -35,6 +35,12 @@ RENDEZVOUS_PORT: Final = 29400
 ENV_ATTEMPT: Final = "INTERNLM2_ATTEMPT"
 ENV_POD: Final = "INTERNLM2_POD"
 ENV_NODE: Final = "INTERNLM2_NODE"
+# Set by the agent for its ranks, or by a test or a person for either.
+ENV_INCARNATION: Final = "INTERNLM2_INCARNATION"  # process starts within this pod so far
+ENV_RUN_DIR: Final = "INTERNLM2_RUN_DIR"  # where ranks leave their Termination for the agent
+ENV_TERMINATION_LOG: Final = "INTERNLM2_TERMINATION_LOG"  # instead of TERMINATION_LOG
+ENV_METRICS_PORT: Final = "INTERNLM2_METRICS_PORT"  # instead of METRICS_PORT; 0 is any free one
+ENV_CACHE_DIR: Final = "INTERNLM2_CACHE_DIR"  # where corpus shards are kept
 RESERVED_ENV_PREFIXES: Final = ("INTERNLM2_", "TORCHELASTIC_", "PET_")
 RESERVED_ENV_NAMES: Final = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
@@ -56,9 +62,7 @@ class ExitCode(enum.IntEnum):
 
 
 # A restart in place cannot help after these: the agent gives up at once and says why.
-FINAL_EXIT_CODES: Final = frozenset(
-    {ExitCode.CONFIG, ExitCode.DATA, ExitCode.STOPPED, ExitCode.NODE_CHECK}
-)
+FINAL_EXIT_CODES: Final = frozenset({ExitCode.CONFIG, ExitCode.DATA, ExitCode.STOPPED, ExitCode.NODE_CHECK})
 
 
 class FailureClass(enum.StrEnum):
@@ -91,7 +95,9 @@ class Termination:
         fields = asdict(self)
         while len((text := json.dumps(fields)).encode()) > self.MAX_BYTES and fields["traceback"]:
             fields["traceback"] = fields["traceback"][len(fields["traceback"]) // 4 + 1 :]
-        return text if len(text.encode()) <= self.MAX_BYTES else json.dumps(fields | {"message": fields["message"][:512]})
+        if len(text.encode()) <= self.MAX_BYTES:
+            return text
+        return json.dumps(fields | {"message": fields["message"][:512]})
 
     @classmethod
     def from_json(cls, text: str) -> "Termination | None":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from internlm2_spec.config import Refused
-from internlm2_spec.contract import RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
+from internlm2_spec.contract import ENV_RUN_DIR, RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
 from internlm2_trainer import ending
 from internlm2_trainer.interrupt import StopRequested, StopSignal
 from internlm2_trainer.output import say
@@ -72,7 +72,7 @@ def _node_range(text: str) -> int:
 
 def _set_environment(folder: str) -> None:
     """Set what this process and, through the fork server, every rank reads."""
-    os.environ[ending.ENV_RUN_DIR] = folder
+    os.environ[ENV_RUN_DIR] = folder
     # With the shared store, keys of a former round make the next one fail (stale peer addresses).
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from internlm2_spec.config import Refused
-from internlm2_spec.contract import TERMINATION_LOG, ExitCode, FailureClass, Termination
+from internlm2_spec.contract import (
+    ENV_RUN_DIR,
+    ENV_TERMINATION_LOG,
+    TERMINATION_LOG,
+    ExitCode,
+    FailureClass,
+    Termination,
+)
 
-ENV_RUN_DIR: Final = "INTERNLM2_RUN_DIR"
-ENV_TERMINATION_LOG: Final = "INTERNLM2_TERMINATION_LOG"
 INFRASTRUCTURE_EXIT_CODE: Final = 1
 
 # Texts of a lost peer, where torch raises a plain RuntimeError (gloo) or its own kinds (stores, NCCL).

@@ -20,7 +20,7 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 
-from internlm2_spec.contract import FINAL_EXIT_CODES, ExitCode, FailureClass, Termination
+from internlm2_spec.contract import ENV_INCARNATION, FINAL_EXIT_CODES, ExitCode, FailureClass, Termination
 from internlm2_trainer import ending
 from internlm2_trainer.interrupt import StopRequested
 from internlm2_trainer.output import say
@@ -98,7 +98,7 @@ class Node(SimpleElasticAgent):
                 "LOCAL_WORLD_SIZE": str(len(worker_group.workers)),
                 "MASTER_ADDR": str(worker_group.master_addr),
                 "MASTER_PORT": str(worker_group.master_port),
-                "INTERNLM2_INCARNATION": str(self.incarnation),
+                ENV_INCARNATION: str(self.incarnation),
             }
             process = context.Process(target=run_rank, args=(environment, self.verb), name=f"rank{worker.global_rank}")
             process.start()

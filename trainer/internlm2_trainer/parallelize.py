@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from internlm2_spec.config import Refused, Stage
-from internlm2_spec.layout import check_model
+from internlm2_spec.layout import accumulation, check_model
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.model import InternLM2, init_std
 from internlm2_trainer.tensor import TensorGroup, local
@@ -30,6 +30,7 @@ def build(stage: Stage, mesh: Mesh, device: torch.device) -> InternLM2:
     check_model(stage.model, stage.parallel, stage.sequence_length)
     if stage.parallel.micro_batch < 1:
         raise Refused("parallel.microBatch", wrong=f"{stage.parallel.micro_batch} is too small", right="use 1 or more")
+    accumulation(stage, mesh.degrees.world)  # refuses a batch that does not divide
     with torch.device("meta"):
         recompute = stage.parallel.recompute == "Full"
         model = InternLM2(stage.model, tensor_group(mesh), rope_base=stage.rope_base, recompute=recompute)

@@ -16,6 +16,8 @@ from internlm2_spec import config
 from internlm2_spec.config import Refused, Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
+    ENV_INCARNATION,
+    ENV_METRICS_PORT,
     METRICS_PORT,
     ExitCode,
     FailureClass,
@@ -33,9 +35,6 @@ from internlm2_trainer.peak import peak_flops
 from internlm2_trainer.source import CorpusSource
 from internlm2_trainer.stop import StopRequest
 from internlm2_trainer.train import Trainer
-
-ENV_INCARNATION: Final = "INTERNLM2_INCARNATION"
-ENV_METRICS_PORT: Final = "INTERNLM2_METRICS_PORT"
 
 # A lost member ends a hang long before this: the agent stops ranks as soon as a spare waits to join.
 GROUP_TIMEOUT: Final = datetime.timedelta(minutes=10)

@@ -4,12 +4,10 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from internlm2_spec.config import Stage
+from internlm2_spec.contract import ENV_CACHE_DIR
 from internlm2_trainer import data, order
-
-ENV_CACHE: Final = "INTERNLM2_CACHE_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,7 @@ class CorpusSource:
     @classmethod
     def open(cls, stage: Stage) -> "CorpusSource":
         """Open the stage's corpus; shards from S3 are fetched once per node into a cache folder."""
-        cache = Path(os.environ.get(ENV_CACHE) or Path(tempfile.gettempdir()) / "internlm2-corpus")
+        cache = Path(os.environ.get(ENV_CACHE_DIR) or Path(tempfile.gettempdir()) / "internlm2-corpus")
         samples = stage.global_batch_tokens // stage.sequence_length
         corpus = data.open_corpus(
             stage.data.url, sequence_length=stage.sequence_length, global_samples=samples, seed=stage.seed,
