@@ -1,6 +1,6 @@
 module internlm.io/lab/tools/kubernetes
 
-go 1.26.8
+go 1.26.0
 
 replace k8s.io/api => k8s.io/api v0.35.4
 

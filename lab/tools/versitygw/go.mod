@@ -1,6 +1,6 @@
 module internlm.io/lab/tools/versitygw
 
-go 1.26.8
+go 1.26.0
 
 tool github.com/versity/versitygw/cmd/versitygw
 
