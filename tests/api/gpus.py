@@ -1,6 +1,7 @@
 """A real Prometheus that scrapes exporters of the test: DCGM's metric names, values as the test sets them."""
 
 import contextlib
+import functools
 import http.server
 import json
 import subprocess
@@ -91,7 +92,7 @@ class Monitoring:
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=30).close()
         for exporter in fresh:
             query = f'count(DCGM_FI_DEV_GPU_TEMP{{Hostname="{exporter.node}"}}) == 2'
-            wait_for(lambda asked=query: self._holds(asked), what=query)
+            wait_for(functools.partial(self._holds, query), what=query)
         return fresh
 
     def _configure(self) -> None:

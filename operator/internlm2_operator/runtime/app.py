@@ -56,7 +56,14 @@ class Operator:
             ProgressReader(session), observed=observed, world=world, queue=self.queue
         )
         self.prometheus = self._prometheus(session, world, evidence)
-        self.jobs = JobReconciler(gateway=api, world=world, observed=observed, metrics=metrics, ask_look=self.looks.ask)
+        self.jobs = JobReconciler(
+            gateway=api,
+            world=world,
+            observed=observed,
+            metrics=metrics,
+            ask_look=self.looks.ask,
+            ask_node=self._ask_node,
+        )
         self.nodes = NodeReconciler(
             gateway=api, world=world, evidence=evidence, metrics=metrics, wake=self.intake.wake_jobs_on
         )
@@ -70,11 +77,15 @@ class Operator:
         asked = Prometheus(self._options.prometheus_url, session)
         return sources.PrometheusSource(asked, evidence=evidence, world=world, queue=self.queue, metrics=self.metrics)
 
+    def _ask_node(self, name: str) -> None:
+        self.queue.add(("node", name))
+
     def tasks(self, group: asyncio.TaskGroup, sure: asyncio.Event) -> None:
         """Start workers and sources. The cache is seeded by now; `sure` is set while we may decide."""
         for _ in range(self._options.workers):
             group.create_task(self._work(sure))
         loops = [
+            (sources.FOREIGN_SECONDS, self.intake.foreign, "foreign"),
             (sources.RESYNC_SECONDS, self.intake.resync, "resync"),
             (sources.LOOK_SECONDS, self.looks.step, "checkpoints"),
             (sources.PROGRESS_SECONDS, self.progress.step, "progress"),
@@ -114,13 +125,15 @@ class Operator:
             extra={key[0]: key[1]},
         )
 
+    def _alive(self, kind: str, at: float) -> None:
+        self.intake.heard[kind] = at
+        self.metrics.watch_seen(at)
+
     async def watch(self) -> None:
         """Run kopf until SIGTERM."""
         namespace = self._options.namespace
         await kopf.operator(
-            registry=watch.registry(
-                job=self.intake.job, pod=self.intake.pod, node=self.intake.node, alive=self.metrics.watch_seen
-            ),
+            registry=watch.registry(job=self.intake.job, pod=self.intake.pod, node=self.intake.node, alive=self._alive),
             settings=watch.settings(),
             clusterwide=not namespace,
             namespaces=[namespace] if namespace else [],

@@ -13,7 +13,6 @@ from internlm2_operator.health.diagnose import AGREEMENT
 from internlm2_operator.health.node import not_ready
 from internlm2_operator.health.signals import Kind, Signal
 from internlm2_operator.plan.exits import signal_of
-from internlm2_operator.plan.snapshot import PodPhase
 from internlm2_operator.runtime.world import World
 
 
@@ -33,7 +32,7 @@ class Evidence:
         self._blind = tuple(s for s in seen if s.kind is Kind.EXPORTER_DOWN)
         edges = [s for s in seen if s.kind is not Kind.EXPORTER_DOWN]
         for signal in edges:
-            self._edges[signal.node].append(replace(signal, job=world.job_of_node(signal.node)))
+            self._edges[signal.node].append(replace(signal, job=_only(world.jobs_of_node(signal.node))))
         return {signal.node for signal in edges}
 
     def spend(self, node: str) -> None:
@@ -55,6 +54,11 @@ class Evidence:
                 del self._edges[node]
 
 
+def _only(keys: set[str]) -> str:
+    """A fault of a node that several jobs share is no job's."""
+    return next(iter(keys)) if len(keys) == 1 else ""
+
+
 def _levels(world: World) -> list[Signal]:
     """Signals that stand in the cluster's objects, for nodes that hold our pods.
 
@@ -62,8 +66,7 @@ def _levels(world: World) -> list[Signal]:
     and cordoning it would outlast an ordinary reboot.
     """
     pods = world.all_pods()
-    ours = {pod.node for pod in pods if pod.node and pod.phase in (PodPhase.PENDING, PodPhase.RUNNING)}
-    silent = [s for name in sorted(ours) if (node := world.node(name)) and (s := not_ready(node))]
+    silent = [s for node in world.plain_nodes() if (s := not_ready(node)) and world.jobs_of_node(node.name)]
     # A pod that is being deleted ends because we or a person wanted it to.
     ends = [s for pod in pods if not pod.deleting and (s := signal_of(pod))]
     return silent + ends

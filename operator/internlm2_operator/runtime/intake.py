@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from internlm2_operator.cluster import records
@@ -19,6 +20,7 @@ Key = tuple[str, str]
 """("job", "namespace/name") or ("node", name)."""
 
 DELETED: Final = "DELETED"
+DEAF_SECONDS: Final = 60.0
 _ENDED: Final = (PodPhase.SUCCEEDED, PodPhase.FAILED)
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Intake:
         self._metrics = metrics
         self._pulse = pulse
         self._namespace = namespace
+        self.heard: dict[str, float] = {}  # when each watch last brought something, in monotonic seconds
 
     # Sinks
 
@@ -73,16 +76,16 @@ class Intake:
         elif not self._world.put_node(raw):
             return False
         if _differs(before, self._world.node(name)):
+            # The node is judged first; that wakes its jobs.
             self._queue.add(("node", name))
-            self.wake_jobs_on(name)
             self._wake_waiting()
         return True
 
     # Wakers
 
     def wake_jobs_on(self, node: str) -> None:
-        for pod in self._world.pods_on(node):
-            self._queue.add(("job", f"{pod.namespace}/{pod.job}"))
+        for key in self._world.jobs_of_node(node):
+            self._queue.add(("job", key))
 
     def wake_all(self) -> None:
         for key in self._world.jobs:
@@ -117,6 +120,18 @@ class Intake:
         for raw in (await self._gateway.jobs(self._namespace)).items:
             self._put_job(raw)
         self._pulse.looked = time.monotonic()
+        self.heard = dict.fromkeys(("job", "pod", "node"), time.monotonic())
+
+    async def foreign(self) -> None:
+        """LIST what pods of others hold.
+
+        Raises:
+            ClusterError: the LIST failed.
+        """
+        try:
+            await self._foreign()
+        finally:
+            self._pulse.looked = time.monotonic()
 
     async def resync(self) -> None:
         """LIST what the watches should have told already; what they missed is repaired and counted.
@@ -124,21 +139,23 @@ class Intake:
         Raises:
             ClusterError: a LIST failed.
         """
-        try:
-            await self._foreign()
-            started = time.monotonic()
-            jobs, pods = await self._gateway.jobs(self._namespace), await self._gateway.job_pods(self._namespace)
-            nodes = await self._gateway.nodes()
-        finally:
-            self._pulse.looked = time.monotonic()
-        repaired = sum(self.job("", raw) for raw in jobs.items) + sum(self.pod("", raw) for raw in pods.items)
-        repaired += sum(self.node("", raw) for raw in nodes.items) + self._bury(jobs, pods, nodes)
-        self._metrics.resync_repairs.inc(repaired)
-        # One change may simply be on its way; a watch that misses something in every LIST is blind.
-        if not repaired:
+        jobs, pods = await self._gateway.jobs(self._namespace), await self._gateway.job_pods(self._namespace)
+        nodes = await self._gateway.nodes()
+        repaired = {
+            "job": sum(self.job("", raw) for raw in jobs.items),
+            "pod": sum(self.pod("", raw) for raw in pods.items),
+            "node": sum(self.node("", raw) for raw in nodes.items),
+        }
+        self._metrics.resync_repairs.inc(sum(repaired.values()) + self._bury(jobs, pods, nodes))
+        self._judge_watches(repaired, time.monotonic())
+
+    def _judge_watches(self, repaired: Mapping[str, int], now: float) -> None:
+        """A LIST may overtake an event; a watch is blind when LISTs find news and it has long been silent."""
+        blind = any(count and now - self.heard.get(kind, now) > DEAF_SECONDS for kind, count in repaired.items())
+        if not blind:
             self._pulse.blind_since = None
         elif self._pulse.blind_since is None:
-            self._pulse.blind_since = started
+            self._pulse.blind_since = now
 
     def _bury(self, jobs: Listing, pods: Listing, nodes: Listing) -> int:
         """Drop what a LIST no longer holds: a watch that had to start anew does not tell what went meanwhile."""
@@ -151,8 +168,8 @@ class Intake:
             self._world.drop_pod(f"{pod.namespace}/{pod.job}", pod.uid)
             self._queue.add(("job", f"{pod.namespace}/{pod.job}"))
         for name, uid in gone_nodes:
-            self.wake_jobs_on(name)
             self._world.drop_node(name, uid)
+            self.wake_jobs_on(name)
         return len(gone_jobs) + len(gone_pods) + len(gone_nodes)
 
     async def _foreign(self) -> None:

@@ -29,12 +29,14 @@ class JobReconciler:
         observed: Observed,
         metrics: Metrics,
         ask_look: Callable[[str], None],
+        ask_node: Callable[[str], None],
     ) -> None:
         self._gateway = gateway
         self._world = world
         self._observed = observed
         self._metrics = metrics
         self._ask_look = ask_look
+        self._ask_node = ask_node
         self._applier = Applier(gateway, saw_pod=world.put_pod, lost_pod=world.drop_pod)
 
     async def reconcile(self, key: str) -> float | None:
@@ -80,14 +82,17 @@ class JobReconciler:
             return  # deleted a moment ago, and the watch is about to say so
         self._world.put_job(written)
         self._observed.written[job.key] = datetime.now(UTC)
-        self._count(job.status, status)
+        self._tell(job.status, status)
 
-    def _count(self, before: JobStatus, after: JobStatus) -> None:
+    def _tell(self, before: JobStatus, after: JobStatus) -> None:
+        """Count faults and their arrows; a fault that names a node has that node judged."""
         known = {fault.id: fault for fault in before.faults}
         for fault in after.faults:
             old = known.get(fault.id)
             if old is None:
                 self._metrics.faults.labels(fault.cause).inc()
+                if fault.node:
+                    self._ask_node(fault.node)
             if fault.times.closed and (old is None or old.times.closed is None):
                 for arrow, seconds in fault.seconds.items():
                     self._metrics.arrows.labels(arrow).observe(seconds)

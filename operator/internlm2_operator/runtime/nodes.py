@@ -10,7 +10,9 @@ from internlm2_operator.cluster.gateway import Gateway
 from internlm2_operator.health.cordon import Cordon, Hold, Limits, Mode, decide_cordon
 from internlm2_operator.health.diagnose import diagnose
 from internlm2_operator.health.verdict import Blame, Verdict
+from internlm2_operator.manifests import event
 from internlm2_operator.manifests.node import cordon_patch
+from internlm2_operator.plan.actions import Announce
 from internlm2_operator.runtime.evidence import Evidence
 from internlm2_operator.runtime.metrics import Metrics
 from internlm2_operator.runtime.world import World
@@ -40,15 +42,20 @@ class NodeReconciler:
         Raises:
             ClusterError: the node could not be patched.
         """
-        async with self._deciding:
-            now = datetime.now(UTC)
-            verdict = diagnose(self._evidence.signals(self._world, now), name, now)
-            decisions = decide_cordon([verdict], self._world.plain_nodes(), self._modes(name), self._limits(name), now)
-            for decision in decisions:
-                if isinstance(decision, Cordon):
-                    await self._cordon(decision, verdict)
-                else:
-                    return self._hold(decision)
+        try:
+            async with self._deciding:
+                return await self._judge(name, datetime.now(UTC))
+        finally:
+            # Jobs hear of a node only now: one that moved first would take away the pods the verdict rests on.
+            self._wake(name)
+
+    async def _judge(self, name: str, now: datetime) -> float | None:
+        verdict = diagnose(self._evidence.signals(self._world, now), name, now)
+        decisions = decide_cordon([verdict], self._world.plain_nodes(), self._modes(name), self._limits(name), now)
+        for decision in decisions:
+            if isinstance(decision, Hold):
+                return await self._hold(decision, now)
+            await self._cordon(decision, verdict)
         self._held.pop(name, None)
         if verdict.blame is not Blame.NONE and not verdict.cordon:
             log.info("%s: blame %s, no cordon", verdict.cause, verdict.blame, extra={"node": name})
@@ -59,11 +66,14 @@ class NodeReconciler:
         self._evidence.spend(cordon.node)
         self._metrics.cordons.labels(verdict.cause).inc()
         log.warning("cordoned: %s", "; ".join(verdict.evidence), extra={"node": cordon.node, "cause": verdict.cause})
-        self._wake(cordon.node)
 
-    def _hold(self, hold: Hold) -> float:
+    async def _hold(self, hold: Hold, now: datetime) -> float:
+        """Say what would have been done, once, and look again later: the breaker closes by itself."""
         if self._held.get(hold.node) != hold.message:
             self._held[hold.node] = hold.message
+            told = Announce(hold.reason, f"node {hold.node}: {hold.message}", warning=True)
+            for key in self._jobs(hold.node):
+                await self._gateway.create_event(event.event(self._world.jobs[key], told, now))
             self._metrics.holds.labels(hold.reason).inc()
             log.warning("%s", hold.message, extra={"node": hold.node, "cause": hold.cause, "reason": hold.reason})
         return HOLD_SECONDS
@@ -77,5 +87,4 @@ class NodeReconciler:
         return Limits(percent=min(percents)) if percents else Limits()
 
     def _jobs(self, name: str) -> list[str]:
-        keys = {f"{pod.namespace}/{pod.job}" for pod in self._world.pods_on(name)}
-        return sorted(key for key in keys if key in self._world.jobs)
+        return sorted(key for key in self._world.jobs_of_node(name) if key in self._world.jobs)

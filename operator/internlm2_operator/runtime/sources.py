@@ -25,7 +25,8 @@ from internlm2_spec.contract import Progress
 PROMETHEUS_SECONDS: Final = 5.0
 PROGRESS_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 5.0
-RESYNC_SECONDS: Final = 15.0
+FOREIGN_SECONDS: Final = 15.0
+RESYNC_SECONDS: Final = 30.0
 log = logging.getLogger(__name__)
 
 

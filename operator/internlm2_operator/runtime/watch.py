@@ -1,6 +1,6 @@
 """kopf, used for what it is best at: watches that reconnect, and a process that stops in order.
 
-No change handlers, no finalizers, no index: see `docs/decisions` and the measurements there.
+No change handlers, no finalizers, no index: docs/decisions/0006-kopf-for-watches-only.md has the measurements.
 """
 
 import itertools
@@ -30,20 +30,22 @@ Sink = Callable[[str, dict[str, Any]], object]
 """Takes the event's type (empty in the first LIST) and the object."""
 
 
-def registry(*, job: Sink, pod: Sink, node: Sink, alive: Callable[[float], None]) -> kopf.OperatorRegistry:
+def registry(*, job: Sink, pod: Sink, node: Sink, alive: Callable[[str, float], None]) -> kopf.OperatorRegistry:
     """Return a registry of our own with one event handler per kind; the default one is global."""
     mine = kopf.OperatorRegistry()
 
-    def forward(sink: Sink) -> Callable[..., Any]:
+    def forward(kind: str, sink: Sink) -> Callable[..., Any]:
         async def handle(event: Any, **_: Any) -> None:
-            alive(time.monotonic())
+            alive(kind, time.monotonic())
             sink(event["type"] or "", dict(event["object"]))
 
         return handle
 
-    kopf.on.event(contract.API_GROUP, contract.API_VERSION, contract.PLURAL, id="job", registry=mine)(forward(job))
-    kopf.on.event("v1", "pods", id="pod", registry=mine)(forward(pod))
-    kopf.on.event("v1", "nodes", id="node", registry=mine)(forward(node))
+    kopf.on.event(contract.API_GROUP, contract.API_VERSION, contract.PLURAL, id="job", registry=mine)(
+        forward("job", job)
+    )
+    kopf.on.event("v1", "pods", id="pod", registry=mine)(forward("pod", pod))
+    kopf.on.event("v1", "nodes", id="node", registry=mine)(forward("node", node))
     kopf.on.login(id="login", registry=mine)(_login)
     return mine
 

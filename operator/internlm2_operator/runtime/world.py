@@ -161,10 +161,17 @@ class World:
         """Return the nodes without their GPUs, for decisions about health."""
         return tuple(facts.record for facts in self._nodes.values())
 
-    def job_of_node(self, node: str) -> str:
-        """Return the only job on a node, empty when there is none or more than one."""
-        keys = {_job_key(pod) for pod in self.pods_on(node)}
-        return keys.pop() if len(keys) == 1 else ""
+    def jobs_of_node(self, node: str) -> set[str]:
+        """Return the jobs that have a pod on a node, or had one when a fault that is still open struck it.
+
+        The pod of a dead node is removed within milliseconds, often before the node is judged.
+        """
+        return {_job_key(pod) for pod in self.pods_on(node)} | {
+            key
+            for key, job in self.jobs.items()
+            for fault in job.status.faults
+            if fault.node == node and fault.times.closed is None
+        }
 
 
 def _job_key(pod: PodRecord) -> str:
