@@ -176,21 +176,22 @@ class Lab:
         shutil.rmtree(self.state)
 
     def _claim(self) -> None:
-        """Mark the state folder as this lab's.
+        """Mark the state folder as this lab's; a lab of another checkout or environment makes way.
+
+        Its containers show the other checkout's files, so nothing of it could be used.
 
         Raises:
-            LabError: it holds something else, or a lab of another checkout or environment runs in it.
+            LabError: the folder holds something that is no lab.
         """
         mine = {"checkout": str(CHECKOUT), "python": sys.prefix, "nodes": len(self.node_names)}
         marker = self.state / MARKER
         if marker.exists():
             theirs = json.loads(marker.read_text())
-            if theirs != mine:
-                other = next(f"{key} {theirs.get(key)}" for key in mine if theirs.get(key) != mine[key])
-                raise LabError(
-                    f"{self.state}: a lab with {other} runs here; `python -m lab down` first, or another --state"
-                )
-            return
+            if theirs == mine:
+                return
+            other = next(f"{key} {theirs.get(key)}" for key in mine if theirs.get(key) != mine[key])
+            print(f"lab: the lab with {other} makes way for this one", file=sys.stderr)
+            self._sweep()
         if self.state.exists() and any(self.state.iterdir()):
             raise LabError(f"--state: {self.state} is not empty and not a lab's; use another folder")
         self.state.mkdir(parents=True, exist_ok=True)

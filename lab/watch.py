@@ -79,9 +79,9 @@ class JobWatch:
         self._stop = threading.Event()
         self._followed: set[str] = set()
         self._events: set[str] = set()
-        config.load_kube_config()
-        self._core = client.CoreV1Api()
-        self._custom = client.CustomObjectsApi()
+        config.load_kube_config()  # type: ignore[no-untyped-call]  # the client's own gap
+        self._core: Any = client.CoreV1Api()  # its types do not know `_preload_content=False`
+        self._custom: Any = client.CustomObjectsApi()
         self._poller = threading.Thread(target=self._poll, name="job-watch", daemon=True)
 
     def __enter__(self) -> "JobWatch":

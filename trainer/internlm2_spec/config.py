@@ -141,9 +141,10 @@ def _decode(kind: Any, data: Any, path: str) -> Any:
         return _decode_object(typing.cast(type, kind), data, path)
     origin = typing.get_origin(kind)
     if origin is Literal:
-        if data in typing.get_args(kind) and not isinstance(data, bool):
+        choices = typing.get_args(kind)
+        if data in choices and not isinstance(data, bool):
             return data
-        raise Refused(path, wrong=f"{data!r} is not known", right=f"use one of {', '.join(map(str, typing.get_args(kind)))}")
+        raise Refused(path, wrong=f"{data!r} is not known", right=f"use one of {', '.join(map(str, choices))}")
     if origin in (typing.Union, types.UnionType):
         return None if data is None else _decode(typing.get_args(kind)[0], data, path)
     if kind is float and isinstance(data, int) and not isinstance(data, bool):

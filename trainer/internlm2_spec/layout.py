@@ -71,20 +71,27 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
     Raises:
         Refused: tensor does not divide the KV heads, the sequence does not divide, and the like.
     """
-    if model.hidden % model.heads or (model.hidden // model.heads) % 2:
-        raise Refused("model.heads", wrong=f"hidden {model.hidden} / heads {model.heads} is not an even whole number", right="head size must be even (rotary pairs)")
-    if model.heads % model.kv_heads:
-        raise Refused("model.kvHeads", wrong=f"{model.kv_heads} does not divide heads {model.heads}", right="each KV head serves a whole group of query heads")
+    head = model.hidden / model.heads
+    tensor = parallel.tensor
     legal = [d for d in range(1, model.kv_heads + 1) if model.kv_heads % d == 0]
-    if parallel.tensor not in legal:
-        raise Refused("parallel.tensor", wrong=f"{parallel.tensor} does not divide kvHeads {model.kv_heads}", right=f"use {', '.join(map(str, legal))}")
-    for name, size in (("ffn", model.ffn), ("vocab", model.vocab)):
-        if size % parallel.tensor:
-            raise Refused(f"model.{name}", wrong=f"{size} is not divisible by tensor {parallel.tensor}", right=f"use a multiple of {parallel.tensor}")
-    if model.layers < parallel.pipeline:
-        raise Refused("parallel.pipeline", wrong=f"{parallel.pipeline} stages for {model.layers} layers", right=f"use at most {model.layers}")
-    if sequence_length % parallel.tensor:
-        raise Refused("sequenceLength", wrong=f"{sequence_length} is not divisible by tensor {parallel.tensor}", right=f"use a multiple of {parallel.tensor} (sequence parallel)")
+    rules = (
+        ("model.heads", head % 2 == 0, f"hidden {model.hidden} / heads {model.heads} is {head:g}", "make it even"),
+        ("model.kvHeads", model.heads % model.kv_heads == 0, f"{model.kv_heads} does not divide heads {model.heads}",
+         "each KV head serves a whole group of query heads"),
+        ("parallel.tensor", tensor in legal, f"{tensor} does not divide kvHeads {model.kv_heads}",
+         f"use {', '.join(map(str, legal))}"),
+        ("model.ffn", model.ffn % tensor == 0, f"{model.ffn} is not divisible by tensor {tensor}",
+         f"use a multiple of {tensor}"),
+        ("model.vocab", model.vocab % tensor == 0, f"{model.vocab} is not divisible by tensor {tensor}",
+         f"use a multiple of {tensor}"),
+        ("parallel.pipeline", parallel.pipeline <= model.layers,
+         f"{parallel.pipeline} stages for {model.layers} layers", f"use at most {model.layers}"),
+        ("sequenceLength", sequence_length % tensor == 0, f"{sequence_length} is not divisible by tensor {tensor}",
+         f"use a multiple of {tensor} (sequence parallel)"),
+    )  # fmt: skip
+    for path, holds, wrong, right in rules:
+        if not holds:
+            raise Refused(path, wrong=wrong, right=right)
 
 
 def legal_sizes(stages: tuple[Stage, ...], nodes: range, gpus_per_node: int) -> list[int]:
