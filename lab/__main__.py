@@ -1,6 +1,7 @@
 """The lab's command line: `python -m lab --help`."""
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from lab import build, deps, faults
 from lab.cluster import Lab
-from lab.settings import LabError
+from lab.settings import CHECKOUT, LabError
 from lab.victims import OPERATOR
 
 DESCRIPTION = """A real Kubernetes on this machine: etcd, API server, 4 nodes with real kubelets, DNS, S3, Prometheus.
@@ -179,10 +180,25 @@ VERBS: dict[str, Callable[[Lab, argparse.Namespace], int]] = {
 } | {name: run for name, (run, _) in PASSED.items()}
 
 
+# The lab's containers show the environment of the Python that starts it, so it must be the locked one.
+NEEDS_ENVIRONMENT = ("up", "demo")
+
+
+def enter_environment() -> None:
+    """Go on as the Python of the locked environment; it is made first where it is not there."""
+    made = subprocess.run([str(CHECKOUT / "lab" / "bootstrap.sh")], stdout=subprocess.PIPE, text=True, check=False)
+    if made.returncode:
+        raise LabError("the Python environment could not be made, see above")
+    python = f"{made.stdout.strip()}/bin/python"
+    os.execv(python, [python, "-m", "lab", *sys.argv[1:]])
+
+
 def main() -> int:
     """Run one verb; 2 for what the user can put right, with one line that says how."""
     args = parser().parse_args()
     try:
+        if args.verb in NEEDS_ENVIRONMENT and importlib.util.find_spec("torch") is None:
+            enter_environment()
         return VERBS[args.verb](Lab(args.state), args)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ NAME = "demo"
 OUT = Path("out/demo")
 FIRST_FAULT_AFTER_STEP = 12
 STEPS_BETWEEN_FAULTS = 12
+STEPS_AT_STAKE = 3
 FINISH_SECONDS = 1200
 LOOK_AROUND = (
     "python3 -m lab kubectl get ilj,pods,nodes -o wide",
@@ -44,7 +45,7 @@ def main() -> int:
 def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     """Kill the node of the last member, then raise XID 79 under rank 0, then let the job finish."""
     watch.wait(
-        lambda seen: seen.last_step >= FIRST_FAULT_AFTER_STEP and checkpointed(seen),
+        lambda seen: seen.last_step >= FIRST_FAULT_AFTER_STEP and exposed(seen),
         seconds=300,
         what="the first checkpoint",
     )
@@ -54,7 +55,9 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     watch.wait(lambda seen: closed(seen) >= 1, seconds=300, what=f"the fault of {node} closed")
     resumed = watch.seen.last_step
     watch.wait(
-        lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS, seconds=300, what="training after the node fault"
+        lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS and exposed(seen),
+        seconds=300,
+        what="training after the node fault",
     )
     _, node = watch.seen.member(first=True)
     injected[node] = time.time()
@@ -67,9 +70,10 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     )
 
 
-def checkpointed(seen: Seen) -> bool:
-    """Return whether a verified checkpoint is there to resume from."""
-    return bool((seen.status.get("checkpoint") or {}).get("step"))
+def exposed(seen: Seen) -> bool:
+    """Return whether a checkpoint is there to resume from, and a few steps since then are at stake."""
+    saved = (seen.status.get("checkpoint") or {}).get("step")
+    return bool(saved) and seen.last_step >= saved + STEPS_AT_STAKE
 
 
 def closed(seen: Seen) -> int:

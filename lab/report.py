@@ -81,7 +81,11 @@ def draw_loss(steps: Sequence[StepSeen], faults: Sequence[dict[str, Any]], path:
     )
     twice = [s for s in ordered if s.step in again]
     left.scatter([s.step for s in twice], [s.loss for s in twice], s=18, color="tab:orange", zorder=3)
-    left.set(xlabel="optimizer step", ylabel="loss", title=f"Loss; orange: {len(again)} steps computed twice")
+    left.set(
+        xlabel="optimizer step",
+        ylabel="loss",
+        title=f"Loss; orange: {len(again)} steps computed twice, bit-equal: {bit_equal(steps)}",
+    )
     right.plot([s.time - start for s in ordered], [s.step for s in ordered], ".", markersize=3)
     for fault in faults:
         _mark_fault(right, fault, start)
@@ -98,9 +102,9 @@ def _mark_fault(axes: Any, fault: dict[str, Any], start: float) -> None:
     times = {k: datetime.fromisoformat(v).timestamp() - start for k, v in (fault.get("times") or {}).items() if v}
     if "signal" in times and "closed" in times:
         axes.axvspan(times["signal"], times["closed"], alpha=0.25, color="tab:red")
-        axes.text(
-            times["signal"], axes.get_ylim()[1] * 0.02, f" {fault.get('cause')}\n {fault.get('node')}", fontsize=8
-        )
+        middle = (times["signal"] + times["closed"]) / 2
+        words = f"{fault.get('cause')} on {fault.get('node')}"
+        axes.text(middle, 0.97, words, rotation=90, ha="center", va="top", transform=axes.get_xaxis_transform())
 
 
 def draw_timeline(faults: Sequence[dict[str, Any]], injected: dict[str, float], path: Path) -> None:
@@ -127,7 +131,10 @@ def draw_timeline(faults: Sequence[dict[str, Any]], injected: dict[str, float], 
             )
             left = reached[arrow]
         axes.text(left, row, f" {left:.0f} s", va="center")
-    axes.set(xlabel="seconds after the fault was injected", title="From fault to next step")
+    axes.set(
+        xlabel="seconds after the fault was injected",
+        title="From fault to next step (GPUs simulated, training on the CPU)",
+    )
     axes.set_yticks(range(len(faults)), [f"{f.get('cause')} on {f.get('node')}" for f in faults])
     axes.invert_yaxis()
     axes.legend(ncols=len(ARROWS), loc="upper center", bbox_to_anchor=(0.5, -0.25), title="reached")

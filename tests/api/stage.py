@@ -62,7 +62,8 @@ class OperatorProcess:
     def start(self) -> None:
         """Start it, and return once it serves its pages."""
         argv = [sys.executable, "-m", "internlm2_operator", "run", f"--metrics-port={self._port}", *self._flags]
-        env = {"KUBECONFIG": str(self._kubeconfig), "PATH": os.environ["PATH"], "POD_NAMESPACE": SYSTEM}
+        env = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ}
+        env |= {"KUBECONFIG": str(self._kubeconfig), "POD_NAMESPACE": SYSTEM}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, env=env)
         wait_for(lambda: self.healthy(), what="operator's /healthz")
