@@ -1,5 +1,6 @@
 """`:9100/metrics` and `:9100/progress` of a pod, served from a thread of local rank 0."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -101,8 +102,10 @@ def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            # A poll gives up after a second: its connection may be gone by now.
+            with contextlib.suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing: a poll each second is not worth a line."""
