@@ -72,8 +72,8 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
 
 def exposed(seen: Seen) -> bool:
     """Return whether a checkpoint is there to resume from, and a few steps since then are at stake."""
-    saved = (seen.status.get("checkpoint") or {}).get("step")
-    return bool(saved) and seen.last_step >= saved + STEPS_AT_STAKE
+    saved = int((seen.status.get("checkpoint") or {}).get("step") or 0)
+    return saved > 0 and seen.last_step >= saved + STEPS_AT_STAKE
 
 
 def closed(seen: Seen) -> int:

@@ -62,7 +62,7 @@ def container_inits(lab: "Lab", pod: Pod) -> list[int]:
 
 
 def rank_process(lab: "Lab", pod: Pod) -> int:
-    """Return the host pid of the rank that used most CPU: a child of torchrun with a local rank of its own.
+    """Return the host pid of the rank that used most CPU.
 
     Raises:
         LabError: the pod runs no rank (it is still starting, or a spare).
@@ -72,7 +72,7 @@ def rank_process(lab: "Lab", pod: Pod) -> int:
     for folder in cgroups.below(group, f"pod{pod['metadata']['uid']}"):
         for file in folder.rglob("cgroup.procs"):
             pids |= {int(pid) for pid in file.read_text().split()}
-    ranks = [pid for pid in pids if _has_rank(pid) and not _has_rank(_parent(pid))]
+    ranks = [pid for pid in pids if _is_rank(pid)]
     if not ranks:
         raise LabError(f"--pod: {where(pod)['pod']} runs no rank yet; wait for its first step or name another pod")
     return max(ranks, key=_cpu_ticks)
@@ -83,10 +83,6 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ["X", "0", *["0"] * 20]
-
-
-def _parent(pid: int) -> int:
-    return int(_stat(pid)[1])
 
 
 def _cpu_ticks(pid: int) -> int:
@@ -102,8 +98,10 @@ def _inner_pid(pid: int) -> int:
     return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), 0)
 
 
-def _has_rank(pid: int) -> bool:
+def _is_rank(pid: int) -> bool:
+    """Say whether a process bears the name that the trainer gives its ranks: rank0, rank1, ..."""
     try:
-        return any(item.startswith(b"LOCAL_RANK=") for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return False
+    return name.startswith("rank") and name[4:].isdigit()

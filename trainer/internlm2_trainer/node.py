@@ -1,5 +1,6 @@
 """This node's ranks: started together after each rendezvous, watched, restarted or given up together."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -188,11 +189,18 @@ def run_rank(environment: dict[str, str], verb: list[str]) -> None:
     from internlm2_trainer.__main__ import main
 
     os.environ.update(environment)
+    _name_process(f"rank{environment['RANK']}")
     code = main(verb)
     sys.stdout.flush()
     sys.stderr.flush()
     # Not the interpreter's way out: it would wait for an upload thread that may have lost its peers.
     os._exit(code)
+
+
+def _name_process(name: str) -> None:
+    """Let ps, top and whoever looks for one rank tell the forked processes apart, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _silent(rank: int, exit_code: int) -> Termination:
