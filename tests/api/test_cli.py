@@ -15,7 +15,9 @@ pytestmark = pytest.mark.api
 
 
 def run(module: str, *args: str, kubeconfig: Path | str) -> subprocess.CompletedProcess[str]:
-    env = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ} | {"KUBECONFIG": str(kubeconfig)}
+    env = {key: os.environ[key] for key in ("PATH", "PYTHONPATH") if key in os.environ} | {
+        "KUBECONFIG": str(kubeconfig)
+    }
     argv = [sys.executable, "-m", module, *args]
     return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120, check=False)
 
