@@ -14,9 +14,14 @@ from internlm2_operator.api.base import ATOMIC, BY_TYPE, ApiModel, Time
 MAX_FAULTS: Final = 20
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: a loss that is not finite is left out, the metric still shows it."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _figure(value: Any) -> Any:
+    """Keep what a person reads in a column: five digits, and nothing for NaN, which JSON lacks.
+
+    The exact value is in the trainer's log and metrics.
+    """
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def _clip(limit: int) -> BeforeValidator:
@@ -25,7 +30,7 @@ def _clip(limit: int) -> BeforeValidator:
 
 
 Message = Annotated[str, _clip(1024), Field(max_length=1024)]
-Number = Annotated[float | None, BeforeValidator(_finite)]
+Number = Annotated[float | None, BeforeValidator(_figure)]
 
 
 class Phase(enum.StrEnum):
