@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from lab.cluster import Lab
 
 from lab import scene
+from lab.cluster import Lab
 from tests.e2e.world import World
 
 
