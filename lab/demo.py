@@ -16,7 +16,6 @@ NAME = "demo"
 OUT = Path("out/demo")
 FIRST_FAULT_AFTER_STEP = 12
 STEPS_BETWEEN_FAULTS = 12
-STEPS_AT_STAKE = 3
 FINISH_SECONDS = 1200
 LOOK_AROUND = (
     "python3 -m lab kubectl get ilj,pods,nodes -o wide",
@@ -45,7 +44,7 @@ def main() -> int:
 def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     """Kill the node of the last member, then raise XID 79 under rank 0, then let the job finish."""
     watch.wait(
-        lambda seen: seen.last_step >= FIRST_FAULT_AFTER_STEP and exposed(seen),
+        lambda seen: seen.last_step >= FIRST_FAULT_AFTER_STEP and seen.midway(),
         seconds=300,
         what="the first checkpoint",
     )
@@ -55,7 +54,7 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     watch.wait(lambda seen: closed(seen) >= 1, seconds=300, what=f"the fault of {node} closed")
     resumed = watch.seen.last_step
     watch.wait(
-        lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS and exposed(seen),
+        lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS and seen.midway(),
         seconds=300,
         what="training after the node fault",
     )
@@ -68,12 +67,6 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
         seconds=FINISH_SECONDS,
         what="the end of the job",
     )
-
-
-def exposed(seen: Seen) -> bool:
-    """Return whether a checkpoint is there to resume from, and a few steps since then are at stake."""
-    saved = int((seen.status.get("checkpoint") or {}).get("step") or 0)
-    return saved > 0 and seen.last_step >= saved + STEPS_AT_STAKE
 
 
 def closed(seen: Seen) -> int:

@@ -22,10 +22,15 @@ def replayed(steps: Iterable[StepSeen]) -> dict[int, set[str]]:
     return {step: set(values) for step, values in losses.items() if len(values) > 1}
 
 
-def bit_equal(steps: Iterable[StepSeen]) -> bool:
+def bit_equal(steps: Sequence[StepSeen]) -> bool:
     """Return whether steps were replayed at all and each gave the same loss to the last bit."""
-    again = replayed(steps)
-    return bool(again) and all(len(values) == 1 for values in again.values())
+    return bool(replayed(steps)) and agree(steps)
+
+
+def agree(steps: Sequence[StepSeen]) -> bool:
+    """Return whether no step ever gave two losses, and none is missing up to the last."""
+    seen = {s.step for s in steps}
+    return seen == set(range(1, max(seen) + 1)) and all(len(values) == 1 for values in replayed(steps).values())
 
 
 def seconds_since(injected: float, times: dict[str, str]) -> dict[str, float]:

@@ -52,6 +52,10 @@ class Seen:
     def last_step(self) -> int:
         return max((s.step for s in self.steps), default=0)
 
+    def midway(self, every_steps: int = 5) -> bool:
+        """Return whether the last step lies well between two checkpoints, so that a fault now costs steps."""
+        return self.last_step > every_steps and 1 < self.last_step % every_steps < every_steps - 1
+
     @property
     def faults(self) -> list[dict[str, Any]]:
         return list(self.status.get("faults") or [])

@@ -6,7 +6,7 @@ Each test counts the fault it injected before it claims that the job survived it
 import time
 
 from lab import scene
-from lab.report import bit_equal, replayed
+from lab.report import agree, bit_equal, replayed
 from lab.watch import Seen
 from tests.e2e.world import World
 
@@ -26,12 +26,14 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
     with world.job("gentle", stages__0__steps=400) as watch:
         watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
 
-        pod, node = watch.seen.member(first=False)
+        _, node = watch.seen.member(first=False)
         world.lab.fault("xid", node=node, gpu=0, xid=31)
         noted = watch.seen.last_step
         watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps after XID 31")
         assert world.cordoned() == set()
 
+        watch.wait(lambda s: s.midway(), seconds=60, what="a step between two checkpoints")
+        pod, _ = watch.seen.member(first=False)
         killed = world.lab.fault("process-kill", pod=f"default/{pod}")
         assert killed["pid"] > 0
         watch.wait(lambda s: len(closed(s)) >= 1, seconds=240, what="process-kill healed")
@@ -51,7 +53,7 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
 def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
     """The node of the last member loses power; a spare takes over, the operator cordons that node only."""
     with world.job("powerloss", stages__0__steps=40) as watch:
-        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
+        watch.wait(lambda s: checkpoint(s) >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=False)
         world.lab.fault("node-kill", node=node)
         watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="node-kill healed")
@@ -65,7 +67,7 @@ def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
 def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -> None:
     """XID 79 under slot 0 needs a new attempt; the operator dies between cordon and first step."""
     with world.job("headless", stages__0__steps=400) as watch:
-        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 8, seconds=240, what="first checkpoint")
+        watch.wait(lambda s: checkpoint(s) >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=True)
         world.lab.fault("xid", node=node, gpu=1, xid=79)
         watch.wait(lambda _: world.cordoned() == {node}, seconds=60, what="cordon")
@@ -74,7 +76,8 @@ def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -
         held = [(p["attempt"], p["slot"]) for p in watch.seen.pods.values() if not p["deleting"]]
         assert len(held) == len(set(held)), "no slot is held twice"
         assert len(held) <= 3
-        assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
+        # Its members are asked to stop and may still save their last step, so there may be nothing to replay.
+        assert agree(watch.seen.steps), replayed(watch.seen.steps)
 
 
 def test_missing_secret_is_said_and_the_job_starts_once_it_is_there(world: World) -> None:
