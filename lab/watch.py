@@ -42,7 +42,7 @@ class Seen:
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[StepSeen] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)  # time, reason, message
-    ranks: dict[str, list[int]] = field(default_factory=dict)  # by pod, since its last start of ranks
+    starts: dict[str, tuple[float, int]] = field(default_factory=dict)  # by pod: when it last started ranks, the first
 
     @property
     def status(self) -> dict[str, Any]:
@@ -67,10 +67,11 @@ class Seen:
             RuntimeError: nobody runs those ranks now.
         """
         running = {name: pod for name, pod in self.pods.items() if pod["phase"] == "Running" and not pod["deleting"]}
-        members = [(ranks[0], name) for name, ranks in self.ranks.items() if name in running]
-        found = [name for rank, name in sorted(members) if (rank == 0) == first]
+        # A member that a spare overtook says nothing when it becomes the spare: the newest start counts.
+        found = [name for _, name in sorted((when, name) for name, (when, rank) in self.starts.items()
+                                            if name in running and (rank == 0) == first)]  # fmt: skip
         if not found:
-            raise RuntimeError(f"no running pod holds {'rank 0' if first else 'the last ranks'}: {self.ranks}")
+            raise RuntimeError(f"no running pod holds {'rank 0' if first else 'the last ranks'}: {self.starts}")
         return found[-1], running[found[-1]]["node"]
 
 
@@ -161,7 +162,8 @@ class JobWatch:
             if (step := parse_step(line, pod)) is not None:
                 self.seen.steps.append(step)
             elif '"ranks-started"' in line:
-                self.seen.ranks[pod] = json.loads(line[line.index("{") :])["ranks"]
+                started = json.loads(line[line.index("{") :])
+                self.seen.starts[pod] = started["time"], started["ranks"][0]
 
     def _lines(self, pod: str) -> Iterator[str]:
         try:
