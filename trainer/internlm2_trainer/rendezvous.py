@@ -29,6 +29,21 @@ LINGER_SECONDS: Final = 3.0
 _ENDED_KEY: Final = "internlm2/ended"
 
 
+class FixedSize(DynamicRendezvousHandler):
+    """torch's handler for a fixed number of members, beside whom spares may wait.
+
+    torch takes anybody who waits for a member to be added, and its agents restart their ranks. A rank
+    that was killed then starts a race for its place between its own agent and a spare, and whoever
+    lost it made all restart again: five rounds were seen for one process. Here a waiting node counts
+    only when a member is missing.
+    """
+
+    def num_nodes_waiting(self) -> int:
+        waiting: int = super().num_nodes_waiting()
+        complete = len(self._state_holder.state.participants) >= self.settings.max_nodes
+        return 0 if complete else waiting
+
+
 @dataclass(slots=True)
 class Rendezvous:
     """The meeting of one attempt. `handler` is what torch's agents take."""
@@ -47,7 +62,7 @@ class Rendezvous:
             DistError: nobody answers.
         """
         store = _connect(host, port, is_host=is_host, deadline=time.monotonic() + CONNECT_SECONDS)
-        handler = DynamicRendezvousHandler.from_backend(
+        handler = FixedSize.from_backend(
             name, store, C10dRendezvousBackend(store, name), nodes, nodes, local_addr,
             RendezvousTimeout(join=JOIN, close=timedelta(seconds=10)),
             keep_alive_interval=heartbeat_seconds(nodes),  # type: ignore[arg-type]  # only ever made a timedelta
