@@ -94,17 +94,10 @@ def settle(watch: JobWatch) -> None:
     """Wait until the job has two healthy members and a spare, and a checkpoint newer than its last start."""
     start = watch.seen.last_step
     watch.wait(
-        lambda s: (
-            s.last_step >= start + 8 and (s.status.get("nodes") or {}).get("ready", 0) >= 3 and not open_faults(s)
-        ),
+        lambda s: s.last_step >= start + 8 and (s.status.get("nodes") or {}).get("ready", 0) >= 3 and not s.open,
         seconds=300,
         what="a settled job",
     )
-
-
-def open_faults(seen: Seen) -> list[dict[str, Any]]:
-    """Return the faults without a first step yet."""
-    return [f for f in seen.faults if not (f.get("times") or {}).get("closed")]
 
 
 def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
@@ -122,10 +115,10 @@ def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
             lab.fault("xid", node=node, gpu=0, xid=79)
 
     def healed(seen: Seen) -> bool:
-        return any(f["id"] not in before and (f.get("times") or {}).get("closed") for f in seen.faults)
+        return any(fault["id"] not in before for fault in seen.closed)
 
     watch.wait(healed, seconds=300, what=f"{kind} healed")
-    fault = next(f for f in watch.seen.faults if f["id"] not in before)
+    fault = next(fault for fault in watch.seen.closed if fault["id"] not in before)
     return seconds_since(injected, fault["times"])
 
 

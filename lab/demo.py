@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from internlm2_spec.contract import ANNOTATION_FAULT
 from lab import report, scene, view
 from lab.cluster import Lab
 from lab.watch import JobWatch, Seen
@@ -51,7 +52,7 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     _, node = watch.seen.member(first=False)
     injected[node] = time.time()
     lab.fault("node-kill", node=node)
-    watch.wait(lambda seen: closed(seen) >= 1, seconds=300, what=f"the fault of {node} closed")
+    watch.wait(lambda seen: len(seen.closed) >= 1, seconds=300, what=f"the fault of {node} closed")
     resumed = watch.seen.last_step
     watch.wait(
         lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS and seen.midway(),
@@ -61,17 +62,12 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     _, node = watch.seen.member(first=True)
     injected[node] = time.time()
     lab.fault("xid", node=node, gpu=0, xid=79)
-    watch.wait(lambda seen: closed(seen) >= 2, seconds=300, what=f"the fault of {node} closed")
+    watch.wait(lambda seen: len(seen.closed) >= 2, seconds=300, what=f"the fault of {node} closed")
     watch.wait(
         lambda seen: seen.status.get("phase") in ("Succeeded", "Failed"),
         seconds=FINISH_SECONDS,
         what="the end of the job",
     )
-
-
-def closed(seen: Seen) -> int:
-    """Return how many faults ended with a first step."""
-    return sum(1 for fault in seen.faults if (fault.get("times") or {}).get("closed"))
 
 
 def operator_cordons() -> set[str]:
@@ -82,7 +78,7 @@ def operator_cordons() -> set[str]:
         managers = {
             m["manager"] for m in meta["managedFields"] if "f:unschedulable" in m.get("fieldsV1", {}).get("f:spec", {})
         }
-        note = meta.get("annotations", {}).get("training.internlm.io/fault")
+        note = meta.get("annotations", {}).get(ANNOTATION_FAULT)
         if node["spec"].get("unschedulable") and note and managers == {"internlm2-operator"}:
             found.add(meta["name"])
     return found

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internlm2_spec.contract import ANNOTATION_FAULT, TAINT_FAULT
 from lab import network, process, victims
 from lab.settings import LabError
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
 
-TAINT_FAULT = ANNOTATION_FAULT = "training.internlm.io/fault"
 SERVERS = {"s3-down": "versitygw", "prometheus-down": "prometheus", "apiserver-kill": "kube-apiserver"}
 # They heal themselves: the kubelet or torchrun starts a new process.
 TRANSIENT = ("process-kill", "operator-kill")

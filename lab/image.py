@@ -18,6 +18,8 @@ from lab.settings import CHECKOUT
 PAUSE = "internlm2.lab/pause:latest"
 # The lab's own name, and the names of the production images, so that a manifest does not change.
 HOST = ("internlm2.lab/host:latest", "internlm2-trainer:0.1.0", "internlm2-operator:0.1.0")
+# Where containers see the two source trees, wherever the checkout lies: a pod's own /tmp would hide one below /tmp.
+SOURCES = {Path("/opt/internlm2") / part: CHECKOUT / part for part in ("operator", "trainer")}
 DIRECTORIES = ("usr", "etc", "proc", "sys", "dev", "var", "var/tmp", "run", "root", "opt", "home", "tmp")
 PASSWD = """root:x:0:0:root:/tmp:/bin/sh
 internlm2:x:1000:1000:internlm2:/tmp:/bin/sh
@@ -78,7 +80,7 @@ def host(prefix: str = sys.prefix) -> bytes:
     files = {"etc/passwd": PASSWD.encode(), "etc/group": GROUP.encode()}
     environment = {
         "PATH": f"{prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONPATH": f"{CHECKOUT}/operator:{CHECKOUT}/trainer",
+        "PYTHONPATH": ":".join(map(str, SOURCES)),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": "/tmp",
     }
@@ -87,8 +89,9 @@ def host(prefix: str = sys.prefix) -> bytes:
 
 
 def base_spec(default: dict[str, Any], paths: Sequence[Path]) -> dict[str, Any]:
-    """Return containerd's default OCI spec with every path mounted read-only at its own place."""
+    """Return containerd's default OCI spec with every path mounted read-only at its own place, and the sources."""
     mounts = [
-        {"destination": str(path), "type": "bind", "source": str(path), "options": ["rbind", "ro"]} for path in paths
+        {"destination": str(inside), "type": "bind", "source": str(outside), "options": ["rbind", "ro"]}
+        for inside, outside in [*((path, path) for path in paths), *SOURCES.items()]
     ]
     return default | {"mounts": [*default["mounts"], *mounts]}

@@ -167,12 +167,20 @@ def index(node: str) -> int:
 
 
 def host_paths() -> list[Path]:
-    """Return what containers of the host image see read-only: system, Python, environment, checkout.
+    """Return what containers of the host image see read-only at its own place: system, Python, environment.
 
     Nested paths are left out: the outer mount brings them.
+
+    Raises:
+        LabError: one of them lies where a pod's own volume would hide it.
     """
-    wanted = [Path("/usr"), Path("/etc/ld.so.cache"), Path(sys.base_prefix), Path(sys.prefix), CHECKOUT]
+    wanted = [Path("/usr"), Path("/etc/ld.so.cache"), Path(sys.base_prefix), Path(sys.prefix)]
     real = sorted({path.resolve() for path in wanted if path.exists()})
+    for path in real:
+        if path.is_relative_to("/tmp"):
+            raise LabError(
+                f"{path}: pods have a /tmp of their own and would not see it; keep Python and INTERNLM2_CACHE elsewhere"
+            )
     return [path for path in real if not any(other != path and path.is_relative_to(other) for other in real)]
 
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from internlm2_spec.contract import LABEL_JOB
 from lab import cgroups
 from lab.settings import LabError
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
 
-LABEL_JOB = "training.internlm.io/job"
 OPERATOR = "app.kubernetes.io/name=internlm2-operator"
 
 Pod = dict[str, Any]

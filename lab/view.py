@@ -70,11 +70,9 @@ def brief(seen: Seen) -> str:
     if newest is not None:
         speed = f", {newest.tokens_per_second:,.0f} tokens/s" if newest.tokens_per_second else ""
         parts.append(f"step {newest.step} loss {newest.loss:.3f}{speed}")
-    if (checkpoint := (status.get("checkpoint") or {}).get("step")) is not None:
-        parts.append(f"checkpoint {checkpoint}")
-    parts += [
-        f"{f.get('cause')} on {f.get('node')} open" for f in seen.faults if not (f.get("times") or {}).get("closed")
-    ]
+    if seen.checkpoint:
+        parts.append(f"checkpoint {seen.checkpoint}")
+    parts += [f"{fault.get('cause')} on {fault.get('node')} open" for fault in seen.open]
     return " | ".join(parts)
 
 

@@ -15,7 +15,8 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-GROUP, VERSION, PLURAL = "training.internlm.io", "v1alpha1", "internlm2jobs"
+from internlm2_spec import contract
+
 POLL_SECONDS = 0.5
 
 
@@ -59,6 +60,21 @@ class Seen:
     @property
     def faults(self) -> list[dict[str, Any]]:
         return list(self.status.get("faults") or [])
+
+    @property
+    def closed(self) -> list[dict[str, Any]]:
+        """Faults that ended with a first step."""
+        return [fault for fault in self.faults if (fault.get("times") or {}).get("closed")]
+
+    @property
+    def open(self) -> list[dict[str, Any]]:
+        """Faults whose first step is still to come."""
+        return [fault for fault in self.faults if fault not in self.closed]
+
+    @property
+    def checkpoint(self) -> int:
+        """Newest verified step that the operator reports, 0 for none."""
+        return int((self.status.get("checkpoint") or {}).get("step") or 0)
 
     def member(self, *, first: bool) -> tuple[str, str]:
         """Return pod and node of the member that runs rank 0 (`first`), or of the last member.
@@ -120,7 +136,7 @@ class JobWatch:
                 continue  # the API server may be the thing that was killed
 
     def _look(self) -> None:
-        selector = f"{GROUP}/job={self.name}"
+        selector = f"{contract.LABEL_JOB}={self.name}"
         listed = json.loads(
             self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _preload_content=False, _request_timeout=5
@@ -129,7 +145,12 @@ class JobWatch:
         self.seen.pods = {p["metadata"]["name"]: _pod(p) for p in listed["items"]}
         try:
             self.seen.job = self._custom.get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, self.name, _request_timeout=5
+                contract.API_GROUP,
+                contract.API_VERSION,
+                self.namespace,
+                contract.PLURAL,
+                self.name,
+                _request_timeout=5,
             )
         except ApiException as error:
             if error.status != 404:
@@ -200,7 +221,7 @@ def _pod(pod: dict[str, Any]) -> dict[str, Any]:
         "node": pod["spec"].get("nodeName"),
         "phase": pod["status"].get("phase", "Pending"),
         "deleting": "deletionTimestamp" in pod["metadata"],
-        "attempt": int(labels.get(f"{GROUP}/attempt", 0)),
-        "slot": int(labels.get(f"{GROUP}/slot", 0)),
-        "replacement": int(labels.get(f"{GROUP}/replacement", 0)),
+        "attempt": int(labels.get(contract.LABEL_ATTEMPT, 0)),
+        "slot": int(labels.get(contract.LABEL_SLOT, 0)),
+        "replacement": int(labels.get(contract.LABEL_REPLACEMENT, 0)),
     }

@@ -7,24 +7,13 @@ import time
 
 from lab import scene
 from lab.report import agree, bit_equal, replayed
-from lab.watch import Seen
 from tests.e2e.world import World
-
-
-def checkpoint(seen: Seen) -> int:
-    """Return the newest verified step that the operator reports."""
-    return int((seen.status.get("checkpoint") or {}).get("step") or 0)
-
-
-def closed(seen: Seen) -> list[str]:
-    """Return the causes of all faults that ended with a first step."""
-    return [f["cause"] for f in seen.faults if (f.get("times") or {}).get("closed")]
 
 
 def test_job_survives_application_xid_process_kill_and_suspension(world: World) -> None:
     """One job, three disturbances: none of them is a node's fault, so no node is cordoned."""
     with world.job("gentle", stages__0__steps=400) as watch:
-        watch.wait(lambda s: checkpoint(s) >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
+        watch.wait(lambda s: s.checkpoint >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
 
         _, node = watch.seen.member(first=False)
         world.lab.fault("xid", node=node, gpu=0, xid=31)
@@ -36,13 +25,13 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
         pod, _ = watch.seen.member(first=False)
         killed = world.lab.fault("process-kill", pod=f"default/{pod}")
         assert killed["pid"] > 0
-        watch.wait(lambda s: len(closed(s)) >= 1, seconds=240, what="process-kill healed")
+        watch.wait(lambda s: bool(s.closed), seconds=240, what="process-kill healed")
         assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
         assert world.cordoned() == set()
 
         scene.kubectl("patch", "ilj", "gentle", "--type=merge", "-p", '{"spec":{"suspend":true}}')
         watch.wait(lambda s: s.status.get("phase") == "Suspended" and not s.pods, seconds=120, what="suspension")
-        stopped_at, last = checkpoint(watch.seen), watch.seen.last_step
+        stopped_at, last = watch.seen.checkpoint, watch.seen.last_step
         assert stopped_at == last, "a suspended job keeps every step it computed"
         again = time.time()
         scene.kubectl("patch", "ilj", "gentle", "--type=merge", "-p", '{"spec":{"suspend":false}}')
@@ -53,10 +42,10 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
 def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
     """The node of the last member loses power; a spare takes over, the operator cordons that node only."""
     with world.job("powerloss", stages__0__steps=40) as watch:
-        watch.wait(lambda s: checkpoint(s) >= 5 and s.midway(), seconds=240, what="first checkpoint")
+        watch.wait(lambda s: s.checkpoint >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=False)
         world.lab.fault("node-kill", node=node)
-        watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="node-kill healed")
+        watch.wait(lambda s: bool(s.closed), seconds=300, what="node-kill healed")
         assert world.cordoned() == {node}
         watch.wait(lambda s: s.status.get("phase") == "Succeeded", seconds=300, what="the end of the job")
         assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)
@@ -67,12 +56,12 @@ def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
 def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -> None:
     """XID 79 under slot 0 needs a new attempt; the operator dies between cordon and first step."""
     with world.job("headless", stages__0__steps=400) as watch:
-        watch.wait(lambda s: checkpoint(s) >= 5 and s.midway(), seconds=240, what="first checkpoint")
+        watch.wait(lambda s: s.checkpoint >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=True)
         world.lab.fault("xid", node=node, gpu=1, xid=79)
         watch.wait(lambda _: world.cordoned() == {node}, seconds=60, what="cordon")
         world.lab.fault("operator-kill")
-        watch.wait(lambda s: len(closed(s)) >= 1, seconds=300, what="recovery by the restarted operator")
+        watch.wait(lambda s: bool(s.closed), seconds=300, what="recovery by the restarted operator")
         held = [(p["attempt"], p["slot"]) for p in watch.seen.pods.values() if not p["deleting"]]
         assert len(held) == len(set(held)), "no slot is held twice"
         assert len(held) <= 3

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from internlm2_spec.contract import LABEL_JOB
 from lab import scene
 from lab.cluster import Lab
 from lab.watch import JobWatch
@@ -26,7 +27,7 @@ class World:
                 yield watch
         finally:
             scene.kubectl("delete", "internlm2job", name, "--ignore-not-found", "--wait=true")
-            scene.kubectl("wait", "--for=delete", "pod", "-l", f"training.internlm.io/job={name}", "--timeout=120s")
+            scene.kubectl("wait", "--for=delete", "pod", "-l", f"{LABEL_JOB}={name}", "--timeout=120s")
             self.lab.heal()
 
     def cordoned(self) -> set[str]:
@@ -36,4 +37,4 @@ class World:
 
     def names(self, kind: str, job: str) -> list[str]:
         """Return the names of a job's objects of one kind."""
-        return scene.kubectl("get", kind, "-l", f"training.internlm.io/job={job}", "-o", "name").split()
+        return scene.kubectl("get", kind, "-l", f"{LABEL_JOB}={job}", "-o", "name").split()

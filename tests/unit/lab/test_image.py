@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 from lab import image
+from lab.settings import CHECKOUT
 
 
 def unpack(archive: bytes) -> dict[str, bytes]:
@@ -45,7 +46,17 @@ def test_everyone_may_write_tmp() -> None:
 
 def test_host_paths_are_added_read_only_to_the_default_mounts() -> None:
     spec = image.base_spec({"ociVersion": "1.0.2", "mounts": [{"destination": "/proc"}]}, [Path("/usr")])
-    assert spec["mounts"] == [
+    assert spec["mounts"][:2] == [
         {"destination": "/proc"},
         {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]},
     ]
+
+
+def test_sources_have_a_fixed_place_that_no_volume_of_a_pod_hides() -> None:
+    spec = image.base_spec({"mounts": []}, [])
+    assert [(m["destination"], m["source"]) for m in spec["mounts"]] == [
+        (f"/opt/internlm2/{part}", str(CHECKOUT / part)) for part in ("operator", "trainer")
+    ]
+    config = unpack(image.host())
+    text = config[json.loads(config["manifest.json"])[0]["Config"]].decode()
+    assert "PYTHONPATH=/opt/internlm2/operator:/opt/internlm2/trainer" in text

@@ -1,5 +1,6 @@
 """Names, addresses and paths of a lab come from its state folder alone."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ def test_a_path_too_long_for_unix_sockets_is_refused() -> None:
 def test_no_host_path_lies_inside_another() -> None:
     paths = host_paths()
     assert [p for p in paths for q in paths if p != q and p.is_relative_to(q)] == []
+
+
+def test_an_environment_that_a_pod_would_not_see_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/tmp")
+    with pytest.raises(
+        LabError, match=r"^/tmp: pods have a /tmp of their own .* keep Python and INTERNLM2_CACHE elsewhere$"
+    ):
+        host_paths()
 
 
 def test_every_tool_has_its_module_file() -> None:
