@@ -67,16 +67,20 @@ class Agent:
 
 @contextmanager
 def started(folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: int = 1) -> Iterator[list[Agent]]:
-    """Start one agent for each name (a loopback address); the first hosts the rendezvous. Kill them afterwards."""
+    """Start one agent for each name (a loopback address). Kill them afterwards.
+
+    The first hosts the rendezvous; those beyond `nodes` are spares, and start before all others.
+    """
     (folder / "job.json").write_text(config.to_json(stage))
     shared = [
         "--nnodes", f"{nodes}:{nodes}", "--nproc-per-node", str(ranks), "--rdzv-endpoint", f"127.0.0.1:{_free_port()}",
     ]  # fmt: skip
     job = ["--", "train", "--config", str(folder / "job.json")]
+    role = [["--is-host"], *([[]] * (nodes - 1)), *([["--spare"]] * (len(names) - nodes))]
     agents = [
-        Agent(folder, name, [*shared, "--local-addr", name, *(["--is-host"] if place == 0 else []), *job])
-        for place, name in enumerate(names)
-    ]
+        Agent(folder, name, [*shared, "--local-addr", name, *flags, *job])
+        for name, flags in reversed(list(zip(names, role, strict=True)))
+    ][::-1]
     try:
         yield agents
     finally:

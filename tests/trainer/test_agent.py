@@ -42,11 +42,11 @@ def test_a_spare_takes_the_place_of_a_member_that_is(fault: signal.Signals, tmp_
     with agents.started(tmp_path, stage, [*MEMBERS, SPARE], nodes=2) as pods:
         host, member, spare = pods
         agents.until(lambda: len(host.steps()) > 12, "step 13", pods)
-        # Whoever was late for the first round is the spare.
-        lost, waiting = (member, spare) if member.events("ranks-started") else (spare, member)
-        lost.signal_all(fault)
-        agents.until(lambda: bool(waiting.events("ranks-started")), "the spare joined", pods)
-        codes = host.wait(), waiting.wait()
+        assert [pod.events("ranks-started")[0]["ranks"] for pod in (host, member)] == [[0], [1]]
+        assert spare.events("ranks-started") == [], "it was there first, and let the members meet"
+        member.signal_all(fault)
+        agents.until(lambda: bool(spare.events("ranks-started")), "the spare joined", pods)
+        codes = host.wait(), spare.wait()
 
     assert codes == (ExitCode.DONE, ExitCode.DONE)
     assert_steps_repeat(host.steps(), last=120)
@@ -57,7 +57,7 @@ def test_sigterm_to_one_member_stops_all_at_one_step_after_a_checkpoint(tmp_path
     with agents.started(tmp_path, stage, [*MEMBERS, SPARE], nodes=2) as pods:
         host = pods[0]
         agents.until(lambda: len(host.steps()) > 12, "step 13", pods)
-        member, spare = pods[1:] if pods[1].events("ranks-started") else pods[:0:-1]
+        member, spare = pods[1:]
         spare.process.terminate()
         spare_code = spare.wait()
         member.process.terminate()

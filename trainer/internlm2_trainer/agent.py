@@ -51,6 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rdzv-id", default="local", help="name of this rendezvous, new for each attempt")
     parser.add_argument("--local-addr", help="name of this node; ranks are in the order of these names")
     parser.add_argument("--is-host", action="store_true", help="host the rendezvous store")
+    parser.add_argument("--spare", action="store_true", help="wait for the place of a lost member; let all meet first")
     parser.add_argument("--max-restarts", default=3, type=int, help="restarts of this node's ranks (default 3)")
     parser.add_argument("--shutdown-seconds", default=60.0, type=float, help="time for a checkpoint after SIGTERM")
     parser.add_argument("verb", nargs=argparse.REMAINDER, help="-- train --config job.json")
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace, folder: Path, stop: StopSignal) -> Termina
             raise Refused("--rdzv-endpoint", wrong=f"{options.rdzv_endpoint!r} has no port", right=right)
         rendezvous = Rendezvous.connect(
             host, int(port), name=options.rdzv_id, nodes=options.nnodes,
-            local_addr=options.local_addr, is_host=options.is_host,
+            local_addr=options.local_addr, is_host=options.is_host, spare=options.spare,
         )  # fmt: skip
         node = Node(
             rendezvous, ranks=options.nproc_per_node, verb=options.verb, folder=folder,

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +76,9 @@ class Node(SimpleElasticAgent):
             self.end = Termination(FailureClass.DONE, "Completed", ExitCode.DONE)
         if self.end.exit_code in (ExitCode.DONE, ExitCode.BUG, *FINAL_EXIT_CODES):
             # Nothing that a replacement of this node could cure: nobody shall wait for one.
-            self._close(self.end.exit_code)
+            self._part(lambda: self.rendezvous.close(self.end.exit_code))
+        else:
+            self._part(self.rendezvous.handler.leave)
         return self.end
 
     def kill(self) -> bool:
@@ -177,11 +180,11 @@ class Node(SimpleElasticAgent):
             return ending.blame(explained)
         return Termination(FailureClass.PEER, "RendezvousLost", ending.INFRASTRUCTURE_EXIT_CODE, str(error)[:512])
 
-    def _close(self, exit_code: int) -> None:
+    def _part(self, how: Callable[[], None]) -> None:
         try:
-            self.rendezvous.close(exit_code)
+            how()
         except (RendezvousError, DistError) as error:
-            say(event="rendezvous-not-closed", reason=str(error)[:200])
+            say(event="rendezvous-not-told", reason=str(error)[:200])
 
 
 def run_rank(environment: dict[str, str], verb: list[str]) -> None:

@@ -7,8 +7,13 @@ from typing import Final
 
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
+from torch.distributed.elastic.rendezvous import RendezvousInfo
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import (
+    DynamicRendezvousHandler,
+    RendezvousTimeout,
+    _RendezvousExitOp,
+)
 
 # The store's pod may be pulling its image still.
 CONNECT_SECONDS: Final = 900.0
@@ -20,8 +25,14 @@ HEARTBEAT_SECONDS: Final = 1.0
 NODES_PER_HEARTBEAT_SECOND: Final = 16
 MISSED_HEARTBEATS: Final = 6
 
+# The store may be gone, and with it everybody who could care.
+LEAVE: Final = timedelta(seconds=5)
+
 # Spares wait as long as the job runs.
 JOIN: Final = timedelta(days=3650)
+
+# How long a spare lets the members meet first: images are pulled at different speeds on different nodes.
+YIELD_SECONDS: Final = 60.0
 
 # So that a spare, which looks once a second, finds the store still there and reads how it ended.
 LINGER_SECONDS: Final = 3.0
@@ -36,7 +47,28 @@ class FixedSize(DynamicRendezvousHandler):
     that was killed then starts a race for its place between its own agent and a spare, and whoever
     lost it made all restart again: five rounds were seen for one process. Here a waiting node counts
     only when a member is missing.
+
+    torch also takes whoever comes first. A spare yields to the members until they have met once, so that
+    ranks are the slots in their order and the store's own node trains.
     """
+
+    yields_until: float = 0.0  # by time.monotonic
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        while time.monotonic() < self.yields_until and not self._met():
+            time.sleep(HEARTBEAT_SECONDS)
+        self.yields_until = 0.0
+        return super().next_rendezvous()
+
+    def leave(self) -> None:
+        """Give up this node's place at once: nobody has to miss its heartbeats first."""
+        self._stop_heartbeats()
+        self._op_executor.run(_RendezvousExitOp(), self._get_deadline(LEAVE))
+
+    def _met(self) -> bool:
+        self._state_holder.sync()
+        state = self._state_holder.state
+        return bool(state.complete or state.round > 0 or state.closed)
 
     def num_nodes_waiting(self) -> int:
         waiting: int = super().num_nodes_waiting()
@@ -49,12 +81,12 @@ class Rendezvous:
     """The meeting of one attempt. `handler` is what torch's agents take."""
 
     store: TCPStore
-    handler: DynamicRendezvousHandler
+    handler: FixedSize
     is_host: bool
 
     @classmethod
     def connect(
-        cls, host: str, port: int, *, name: str, nodes: int, local_addr: str | None, is_host: bool
+        cls, host: str, port: int, *, name: str, nodes: int, local_addr: str | None, is_host: bool, spare: bool
     ) -> "Rendezvous":
         """Reach the store, for as long as it takes a pod to start.
 
@@ -68,6 +100,8 @@ class Rendezvous:
             keep_alive_interval=heartbeat_seconds(nodes),  # type: ignore[arg-type]  # only ever made a timedelta
             keep_alive_max_attempt=MISSED_HEARTBEATS,
         )  # fmt: skip
+        if spare:
+            handler.yields_until = time.monotonic() + YIELD_SECONDS
         return cls(store, handler, is_host)
 
     def close(self, exit_code: int) -> None:

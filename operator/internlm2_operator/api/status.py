@@ -106,6 +106,7 @@ class Replacement(ApiModel):
 class FaultTimes(ApiModel):
     """When each part of a recovery happened; unset until it has."""
 
+    last_step: Time | None = Field(default=None, description="lastStep is when the lost member last finished a step.")
     signal: Time | None = Field(default=None, description="signal is when the source saw it.")
     verdict: Time | None = Field(default=None, description="verdict is when the operator knew who is to blame.")
     cordon: Time | None = Field(default=None, description="cordon is when the node was taken out.")

@@ -125,6 +125,7 @@ def _command(job: InternLM2Job, member: CreatePod, name: str) -> list[str]:
         "--rdzv-id", names.rendezvous_id(job.uid, member.attempt),
         "--local-addr", _address(job, name),
         *(["--is-host"] if member.slot == 0 else []),
+        *(["--spare"] if member.slot >= member.size else []),
         "--", "train", "--config", contract.CONFIG_PATH,
     ]  # fmt: skip
 

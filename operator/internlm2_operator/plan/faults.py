@@ -56,6 +56,7 @@ def refresh(view: View, now: datetime) -> tuple[Fault, ...]:
 
 def _opened(view: View, loss: Loss, action: str, now: datetime) -> Fault:
     times = FaultTimes(
+        last_step=_last_step(view, loss),
         signal=min(loss.signal_at, _reformed_without(view, loss) or loss.signal_at),
         verdict=loss.verdict_at or now,
         cordon=loss.cordoned_at,
@@ -94,19 +95,31 @@ def _reformed_without(view: View, loss: Loss) -> datetime | None:
     torchrun puts a spare in a dead member's place before Kubernetes calls the node dead, so the
     proof of the loss may be older than its signal.
     """
-    if loss.pod is None or (own := view.progress.get(loss.pod.name)) is None:
+    if (last := _last_step(view, loss)) is None:
         return None
-    later = [p.started_time for p in view.progress.values() if p.started_time > max(own.step_time, own.started_time)]
+    later = [p.started_time for p in view.progress.values() if p.started_time > last.timestamp() + CLOCK_GRAIN]
     return moment(min(later)) if later else None
+
+
+def _last_step(view: View, loss: Loss) -> datetime | None:
+    """Return when the lost pod was last seen to finish a step, or to start."""
+    own = view.progress.get(loss.pod.name) if loss.pod else None
+    return None if own is None else moment(max(own.step_time, own.started_time))
 
 
 def _explains(new: Fault, old: Fault) -> bool:
     """Say whether `new` is the reason of what `old` only saw: a restart somewhere, or a symptom on the same node."""
-    if old.cordoned or not _near(new, old):
+    if old.cordoned or not _near(new, old) or _outlived(new, old):
         return False
     if old.cause == PROCESS_RESTART:
         return True
     return old.cause in _SYMPTOMS and old.node == new.node != "" and new.verdict == "node"
+
+
+def _outlived(new: Fault, old: Fault) -> bool:
+    """Say whether the member that `new` lost still trained after `old`: then it was not the reason of it."""
+    last, closed = new.times.last_step, old.times.closed
+    return last is not None and closed is not None and last > closed
 
 
 def _near(new: Fault, old: Fault) -> bool:
@@ -173,13 +186,12 @@ def _advanced(fault: Fault, view: View, now: datetime) -> Fault:
     if fault.times.closed is not None:
         return fault.model_copy(update={"seconds": arrow_seconds(fault.times)})
     after = _incarnation_after(fault, view)
-    times = FaultTimes(
-        signal=fault.times.signal,
-        verdict=fault.times.verdict,
-        cordon=fault.times.cordon,
-        replacement=fault.times.replacement or _replaced(view, now),
-        resume=fault.times.resume or _resumed(after, now),
-        closed=_first_step(after) or _moved_on(fault, view),
+    times = fault.times.model_copy(
+        update={
+            "replacement": fault.times.replacement or _replaced(view, now),
+            "resume": fault.times.resume or _resumed(after, now),
+            "closed": _first_step(after) or _moved_on(fault, view),
+        }
     )
     lost = fault.steps_lost
     if after is not None and after.phase in STEPPING and lost is None:
@@ -203,7 +215,9 @@ def _moved_on(fault: Fault, view: View) -> datetime | None:
 def _incarnation_after(fault: Fault, view: View) -> Progress | None:
     """Return the process that follows the fault and is furthest on; a live pod stays in until it is removed."""
     removed = fault.cordoned and fault.cause not in ("NodeNotReady", "NodeGone")
-    since = fault.times.verdict if removed else fault.times.signal
+    # torchrun may have formed anew before the signal, and its progress be read only after it.
+    seen = [time for time in (fault.times.last_step, fault.times.signal) if time is not None]
+    since = fault.times.verdict if removed else min(seen, default=None)
     if since is None:
         return None
     later = [p for p in view.progress.values() if p.started_time >= since.timestamp() - CLOCK_GRAIN]

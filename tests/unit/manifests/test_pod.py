@@ -1,5 +1,6 @@
 """The pod of one member."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -57,9 +58,10 @@ def test_job_on_a_mounted_volume_needs_no_secret() -> None:
     assert not [v for v in spec(body)["containers"][0]["env"] if v["name"].startswith("AWS_")]
 
 
-def test_only_slot_0_is_the_host() -> None:
-    commands = [spec(pod(job(), m))["containers"][0]["command"] for m in (HOST, SPARE)]
-    assert [("--is-host" in c) for c in commands] == [True, False]
+def test_slot_0_is_the_host_and_slots_beyond_the_size_are_spares() -> None:
+    members = [dataclasses.replace(HOST, slot=slot, size=2) for slot in range(3)]
+    commands = [spec(pod(job(), member))["containers"][0]["command"] for member in members]
+    assert [[f for f in ("--is-host", "--spare") if f in c] for c in commands] == [["--is-host"], [], ["--spare"]]
 
 
 def test_pin_narrows_every_alternative_that_the_user_requires() -> None:

@@ -7,6 +7,7 @@ import pytest
 from internlm2_operator.api.status import Phase
 from internlm2_operator.plan.actions import CreatePod, DeletePod
 from internlm2_operator.plan.snapshot import CheckpointView
+from internlm2_operator.plan.view import moment
 from internlm2_spec.contract import FailureClass, Termination
 from tests.unit.plan.world import (
     STEPS,
@@ -230,6 +231,30 @@ def test_node_that_died_explains_the_restart_that_was_seen_first() -> None:
     (fault,) = world.job.status.faults
     assert (fault.cause, fault.node, fault.cordoned, fault.steps_lost) == ("NodeNotReady", "n2", True, 2)
     assert world.job.status.phase is not Phase.RECOVERING
+
+
+def test_member_that_trained_after_a_restart_did_not_cause_it() -> None:
+    world = trained_world(step=12).later(30).restarted(11, resumed=10).settled().later(10).trained(14).settled()
+    assert world.job.status.faults[0].times.closed is not None
+    world = world.later(5).ended(1, 1).settled()
+    assert [(f.cause, f.node) for f in world.job.status.faults] == [("ProcessRestart", ""), ("ProcessExit", "n2")]
+
+
+def test_world_that_formed_before_its_member_was_called_dead_closes_the_fault_though_it_is_seen_later() -> None:
+    world = trained_world(step=12).later(20)
+    names = {p.slot: p.name for p in world.pods}
+    old, signal = world.progress[names[0]], world.now.timestamp() - 6
+    world = world.dead("n2").settled().faulty("n2", "NodeNotReady").settled().later(1)
+    (fault,) = world.job.status.faults
+    assert (fault.times.closed, fault.times.last_step) == (None, moment(old.step_time))
+    step = world.now.timestamp()
+    fresh = dataclasses.replace(
+        old, incarnation=1, started_time=signal - 0.5, first_step_time=step, started_step=10, step=11, step_time=step
+    )
+    (fault,) = dataclasses.replace(world, progress={names[0]: fresh}).settled().job.status.faults
+    assert fault.times.closed == moment(step)
+    assert fault.times.resume is not None
+    assert fault.steps_lost == 2
 
 
 def test_same_failure_at_the_same_step_twice_fails_the_job_with_its_traceback() -> None:
