@@ -7,7 +7,6 @@ kubelets, torchrun, Prometheus and S3 server are real; training is fp32 on the C
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.machine import machine
 from lab import scene, view
 from lab.cluster import Lab
 from lab.report import ARROWS, bit_equal, seconds_since
@@ -129,11 +129,6 @@ def spread(values: list[float]) -> dict[str, float] | None:
     ordered = sorted(values)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return {"n": len(ordered), "median": round(statistics.median(ordered), 2), "p95": p95, "max": ordered[-1]}
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers were measured on."""
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
 
 
 def table(kind: str, result: dict[str, Any]) -> str:
