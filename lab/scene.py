@@ -65,13 +65,13 @@ def install_operator() -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def make_secret(namespace: str = "default", name: str = "s3") -> None:
+def make_secret() -> None:
     """Create the Secret that a job names in `checkpoint.secretName`."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {"name": "s3", "namespace": "default"},
         "stringData": {key: os.environ[key] for key in keys if key in os.environ},
     }
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(secret))

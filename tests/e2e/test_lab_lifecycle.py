@@ -89,13 +89,20 @@ def runs_a_pod(lab: Lab) -> bool:
     return bool(lab.get("pod", "sleeper")["status"]["phase"] == "Running")
 
 
-def test_a_second_up_restarts_only_what_died(lab: Lab) -> None:
+def test_a_second_up_restarts_only_what_died_and_one_after_a_reboot_everything(lab: Lab) -> None:
     lab.up()
     before = process.recorded(lab.state)
     process.kill([before["kube-scheduler"]])
     lab.up()
     after = process.recorded(lab.state)
     assert {name for name, pid in after.items() if before[name] != pid} == {"kube-scheduler"}
+
+    lab.kubectl("create", "configmap", "of-before")
+    process.kill_until_gone(lambda: set(process.recorded(lab.state).values()), what="the daemons")
+    for space in {f"ilm-{lab.names.key}-{name}" for name in ("sw", *lab.node_names)}:
+        process.run("ip", "netns", "del", space)
+    lab.up()
+    assert "of-before" not in lab.kubectl("get", "configmaps", "-o", "name")
 
 
 def test_down_sweeps_an_up_that_was_killed_half_way(lab: Lab) -> None:
@@ -106,13 +113,3 @@ def test_down_sweeps_an_up_that_was_killed_half_way(lab: Lab) -> None:
     assert leftovers(lab)["processes"]
     lab.down()
     assert not any(leftovers(lab).values())
-
-
-def test_up_after_a_reboot_starts_afresh(lab: Lab) -> None:
-    lab.up()
-    lab.kubectl("create", "configmap", "of-before")
-    process.kill_until_gone(lambda: set(process.recorded(lab.state).values()), what="the daemons")
-    for space in {f"ilm-{lab.names.key}-{name}" for name in ("sw", *lab.node_names)}:
-        process.run("ip", "netns", "del", space)
-    lab.up()
-    assert "of-before" not in lab.kubectl("get", "configmaps", "-o", "name")

@@ -11,7 +11,7 @@ from tests.e2e.world import World
 
 
 def test_job_survives_application_xid_process_kill_and_suspension(world: World) -> None:
-    """One job, three disturbances: none of them is a node's fault, so no node is cordoned."""
+    """One job, three disturbances: none is a node's fault, so no node is cordoned. Deleted, it leaves checkpoints."""
     with world.job("gentle", stages__0__steps=400) as watch:
         watch.wait(lambda s: s.checkpoint >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
 
@@ -37,6 +37,11 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
         scene.kubectl("patch", "ilj", "gentle", "--type=merge", "-p", '{"spec":{"suspend":false}}')
         watch.wait(lambda s: s.last_step > last, seconds=240, what="steps after the suspension")
         assert min(s.step for s in watch.seen.steps if s.time > again) == stopped_at + 1
+
+        scene.kubectl("delete", "internlm2job", "gentle", "--wait=true")
+        watch.wait(lambda s: not s.pods, seconds=150, what="pods gone")
+        assert [kind for kind in ("pod", "service", "configmap") if world.names(kind, "gentle")] == []
+        assert scene.s3().list_objects_v2(Bucket=scene.BUCKET, Prefix="gentle/")["KeyCount"] > 0
 
 
 def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
@@ -67,23 +72,3 @@ def test_operator_killed_in_the_middle_of_a_recovery_finishes_it(world: World) -
         assert len(held) <= 3
         # Its members are asked to stop and may still save their last step, so there may be nothing to replay.
         assert agree(watch.seen.steps), replayed(watch.seen.steps)
-
-
-def test_missing_secret_is_said_and_the_job_starts_once_it_is_there(world: World) -> None:
-    """No crash loop: no pod exists until the Secret does; deletion then leaves only checkpoints."""
-    name = "keyless"
-    scene.kubectl("delete", "secret", "late", "--ignore-not-found")
-    with world.job(name, checkpoint__secretName="late", stages__0__steps=400) as watch:
-        watch.wait(
-            lambda s: any(c.get("reason") == "SecretMissing" for c in s.status.get("conditions") or []),
-            seconds=60,
-            what="condition SecretMissing",
-        )
-        assert world.names("pod", name) == []
-        scene.make_secret(name="late")
-        watch.wait(lambda s: s.last_step >= 1, seconds=240, what="the first step")
-        scene.kubectl("delete", "internlm2job", name, "--wait=true")
-        watch.wait(lambda s: not s.pods, seconds=150, what="pods gone")
-        left = [kind for kind in ("pod", "service", "configmap") if world.names(kind, name)]
-        assert left == []
-    assert scene.s3().list_objects_v2(Bucket=scene.BUCKET, Prefix=f"{name}/")["KeyCount"] > 0
