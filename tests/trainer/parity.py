@@ -19,7 +19,10 @@ SEQUENCE = 32
 GLOBAL_SAMPLES = 8
 
 
-def stage(*, tensor: int = 1, zero: int = 1, shard: int = 1, micro_batch: int = 2, recompute: bool = False) -> Stage:
+def stage(
+    *, tensor: int = 1, context: int = 1, ulysses: int = 1, zero: int = 1, shard: int = 1,
+    micro_batch: int = 2, recompute: bool = False,
+) -> Stage:
     """Return a stage of 3 steps with a large learning rate and a clip that bites."""
     return Stage(
         name="test",
@@ -32,6 +35,8 @@ def stage(*, tensor: int = 1, zero: int = 1, shard: int = 1, micro_batch: int = 
         optimizer=Optimizer(lr=1e-2, min_lr=1e-3, warmup_steps=1, grad_clip=0.5),
         parallel=Parallel(
             tensor=tensor,
+            context=context,
+            ulysses=ulysses,
             zero=Zero(stage=zero, shard=shard),  # type: ignore[arg-type]
             micro_batch=micro_batch,
             recompute="Full" if recompute else "None",
@@ -82,7 +87,7 @@ class NoCheckpoints(Checkpoints):
 def trainer(stage: Stage) -> Trainer:
     """Return a trainer on the default process group's ranks, without data or checkpoints of its own."""
     device = torch.device("cpu")
-    mesh = open_mesh(stage.parallel, device.type)
+    mesh = open_mesh(stage.model, stage.parallel, device.type)
     model = parallelize.build(stage, mesh, device)
     source = RandomSource(stage.parallel.micro_batch)
     return Trainer(

@@ -19,6 +19,18 @@ LAYOUTS = {
     "ZeRO 1 with accumulation": (2, parity.stage(zero=1, shard=2, micro_batch=1)),
     "ZeRO 2 with accumulation": (2, parity.stage(zero=2, shard=2, micro_batch=1)),
     "ZeRO 3 with accumulation": (2, parity.stage(zero=3, shard=2, micro_batch=1)),
+    "tp8 over 4 KV heads": (8, parity.stage(tensor=8)),
+    "cp2 ring": (2, parity.stage(context=2)),
+    "cp2 Ulysses": (2, parity.stage(context=2, ulysses=2)),
+    "cp4 ring": (4, parity.stage(context=4)),
+    "cp4 Ulysses": (4, parity.stage(context=4, ulysses=4)),
+    "cp4 ring 2 x Ulysses 2": (4, parity.stage(context=4, ulysses=2)),
+    "cp2 x tp2": (4, parity.stage(context=2, tensor=2)),
+    "cp2 Ulysses x tp2": (4, parity.stage(context=2, ulysses=2, tensor=2)),
+    "cp2 x dp2 over replicas": (4, parity.stage(context=2)),
+    "cp2 x ZeRO 3 with accumulation": (4, parity.stage(context=2, zero=3, shard=2, micro_batch=1)),
+    "cp2 x recompute": (2, parity.stage(context=2, recompute=True)),
+    "cp2 x tp2 x dp2": (8, parity.stage(context=2, tensor=2, shard=2)),
     "recompute": (2, parity.stage(tensor=2, recompute=True)),
 }
 

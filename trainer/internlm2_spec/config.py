@@ -64,11 +64,16 @@ class Zero:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Degrees of the mesh; data parallelism is what remains of the ranks."""
+    """Degrees of the mesh; data parallelism is what remains of the ranks.
+
+    Of the `context` ranks that share a sequence, groups of `ulysses` exchange heads and the groups form a
+    ring. The default leaves all to the ring, which fits any number of heads.
+    """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
+    ulysses: int = 1
     zero: Zero = field(default_factory=Zero)
     micro_batch: int = 1
     recompute: Literal["None", "Full"] = "None"

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 from internlm2_spec.config import Model, Parallel, Refused, Stage
+from internlm2_spec.context import check_context
 
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """Mesh degrees of one run; their product is the world size. data = replicate * shard."""
+    """Mesh degrees of one run; data = replicate * shard, and `ulysses` is a part of `context`."""
 
     pipeline: int
     replicate: int
     shard: int
     context: int
     tensor: int
+    ulysses: int = 1
 
     @property
     def data(self) -> int:
@@ -44,6 +46,7 @@ def degrees(parallel: Parallel, world: int) -> Degrees:
         shard=parallel.zero.shard,
         context=parallel.context,
         tensor=parallel.tensor,
+        ulysses=parallel.ulysses,
     )
 
 
@@ -69,29 +72,25 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
     """Refuse a layout that the model's own sizes rule out.
 
     Raises:
-        Refused: tensor does not divide the KV heads, the sequence does not divide, and the like.
+        Refused: heads, matrices or the sequence do not divide.
     """
     head = model.hidden / model.heads
     tensor = parallel.tensor
-    legal = [d for d in range(1, model.kv_heads + 1) if model.kv_heads % d == 0]
     rules = (
         ("model.heads", head % 2 == 0, f"hidden {model.hidden} / heads {model.heads} is {head:g}", "make it even"),
         ("model.kvHeads", model.heads % model.kv_heads == 0, f"{model.kv_heads} does not divide heads {model.heads}",
          "each KV head serves a whole group of query heads"),
-        ("parallel.tensor", tensor in legal, f"{tensor} does not divide kvHeads {model.kv_heads}",
-         f"use {', '.join(map(str, legal))}"),
         ("model.ffn", model.ffn % tensor == 0, f"{model.ffn} is not divisible by tensor {tensor}",
          f"use a multiple of {tensor}"),
         ("model.vocab", model.vocab % tensor == 0, f"{model.vocab} is not divisible by tensor {tensor}",
          f"use a multiple of {tensor}"),
         ("parallel.pipeline", parallel.pipeline <= model.layers,
          f"{parallel.pipeline} stages for {model.layers} layers", f"use at most {model.layers}"),
-        ("sequenceLength", sequence_length % tensor == 0, f"{sequence_length} is not divisible by tensor {tensor}",
-         f"use a multiple of {tensor} (sequence parallel)"),
     )  # fmt: skip
     for path, holds, wrong, right in rules:
         if not holds:
             raise Refused(path, wrong=wrong, right=right)
+    check_context(model, parallel, sequence_length)
 
 
 def legal_sizes(stages: tuple[Stage, ...], nodes: range, gpus_per_node: int) -> list[int]:

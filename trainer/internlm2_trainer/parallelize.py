@@ -11,6 +11,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from internlm2_spec.config import Refused, Stage
 from internlm2_spec.layout import accumulation, check_model
+from internlm2_trainer.context import open_attention
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.model import InternLM2, init_std
 from internlm2_trainer.tensor import TensorGroup, local
@@ -33,7 +34,8 @@ def build(stage: Stage, mesh: Mesh, device: torch.device) -> InternLM2:
     accumulation(stage, mesh.degrees.world)  # refuses a batch that does not divide
     with torch.device("meta"):
         recompute = stage.parallel.recompute == "Full"
-        model = InternLM2(stage.model, tensor_group(mesh), rope_base=stage.rope_base, recompute=recompute)
+        attend = open_attention(mesh, device)
+        model = InternLM2(stage.model, tensor_group(mesh), attend, rope_base=stage.rope_base, recompute=recompute)
     _split_tensors(model, mesh)
     _shard(model, mesh, zero_stage=stage.parallel.zero.stage, device=device)
     model.to_empty(device=device)
@@ -42,7 +44,7 @@ def build(stage: Stage, mesh: Mesh, device: torch.device) -> InternLM2:
 
 
 def tensor_group(mesh: Mesh) -> TensorGroup:
-    return TensorGroup(mesh.tensor.get_group(), mesh.tensor.get_local_rank(), mesh.degrees.tensor)
+    return TensorGroup(mesh.tensor.get_group(), mesh.tensor.get_local_rank(), mesh.degrees.tensor, mesh.kv_copies)
 
 
 def _split_tensors(model: nn.Module, mesh: Mesh) -> None:

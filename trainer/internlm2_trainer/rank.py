@@ -114,7 +114,7 @@ def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
 
 
 def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device, checkpoints: Checkpointer) -> Trainer:
-    mesh = open_mesh(stage.parallel, device.type)
+    mesh = open_mesh(stage.model, stage.parallel, device.type)
     model = parallelize.build(stage, mesh, device)
     source = CorpusSource.open(stage)
     stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))

@@ -1,4 +1,4 @@
-"""Tensor and sequence parallelism on local tensors: collectives with gradients, vocabulary-parallel loss.
+"""Tensor and sequence parallelism on local tensors: collectives with gradients.
 
 Activations between blocks are split over the sequence (dimension 1 of [B, S, H]); a block gathers
 them, computes with its share of heads or of the feed-forward, and scatters the sum. Parameters are
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-IGNORED_LABEL = -100
+from internlm2_trainer.mesh import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class TensorGroup:
     group: dist.ProcessGroup
     rank: int
     size: int
+    kv_copies: Ranks  # those of them that need the same KV head
 
     def gather_sequence(self, part: Tensor) -> Tensor:
         """[B, S/size, H] -> [B, S, H]; the gradient is summed and scattered."""
@@ -35,6 +36,20 @@ class TensorGroup:
     def replicated(self, weight: Tensor) -> Tensor:
         """Use a weight that all ranks hold on this rank's part of the sequence; its gradient is summed."""
         return weight if self.size == 1 else _Replicated.apply(weight, self)
+
+    def own_groups(self, wqkv: Tensor, head_size: int) -> Tensor:
+        """Return the rows of wqkv that this rank computes with: its queries, then key and value, by KV head.
+
+        With more ranks than KV heads a rank holds a part of its head's rows, as of any matrix. It computes
+        with an equal part of the queries and the whole key and value, whose gradients add up.
+        """
+        if self.kv_copies.size == 1:
+            return wqkv
+        rows: Tensor = _GatherRows.apply(wqkv, self.kv_copies)
+        rows = rows.view(-1, head_size, rows.shape[-1])
+        queries = (rows.shape[0] - 2) // self.kv_copies.size
+        first = self.kv_copies.rank * queries
+        return torch.cat((rows[first : first + queries], rows[-2:])).flatten(0, 1)
 
 
 def local(parameter: Tensor) -> Tensor:
@@ -51,15 +66,6 @@ def embed(tokens: Tensor, table: Tensor, tp: TensorGroup) -> Tensor:
     elsewhere = (rows < 0) | (rows >= table.shape[0])
     found = torch.nn.functional.embedding(rows.masked_fill(elsewhere, 0), table)
     return tp.scatter_sequence(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
-
-
-def cross_entropy_sum(logits: Tensor, labels: Tensor, tp: TensorGroup) -> Tensor:
-    """Return the summed loss of [N, V/size] logits against [N] labels; `IGNORED_LABEL` counts nothing.
-
-    Every rank of the group gets the same value, in fp32, without the whole row existing anywhere.
-    """
-    loss: Tensor = _CrossEntropy.apply(logits, labels, tp)
-    return loss
 
 
 def _all_gather(part: Tensor, tp: TensorGroup) -> Tensor:
@@ -112,33 +118,18 @@ class _Replicated(torch.autograd.Function):
         return total, None
 
 
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, tp: TensorGroup) -> Tensor:
-        scores = logits.float()
-        top = scores.amax(dim=-1)
-        if tp.size > 1:
-            dist.all_reduce(top, op=dist.ReduceOp.MAX, group=tp.group)
-        scores = scores - top.unsqueeze(-1)
-        rows = labels - tp.rank * scores.shape[-1]
-        here = (rows >= 0) & (rows < scores.shape[-1])
-        rows = rows.masked_fill(~here, 0).unsqueeze(-1)
-        target = scores.gather(-1, rows).squeeze(-1).masked_fill(~here, 0.0)
-        exponents = scores.exp_()
-        both = torch.stack((exponents.sum(dim=-1), target))
-        if tp.size > 1:
-            dist.all_reduce(both, group=tp.group)
-        total, target = both
-        counted = labels != IGNORED_LABEL
-        ctx.save_for_backward(exponents, total, rows, here, counted)
-        ctx.dtype = logits.dtype
-        loss: Tensor = ((total.log() - target) * counted).sum()
-        return loss
+class _GatherRows(torch.autograd.Function):
+    """[R, H] of each rank -> [size * R, H]; the gradient is summed and scattered."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        exponents, total, rows, here, counted = ctx.saved_tensors
-        softmax = exponents / total.unsqueeze(-1)
-        softmax.scatter_add_(-1, rows, -here.to(softmax.dtype).unsqueeze(-1))
-        softmax.mul_((gradient * counted).unsqueeze(-1))
-        return softmax.to(ctx.dtype), None, None
+    def forward(ctx: Any, rows: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        whole = rows.new_empty(ranks.size * rows.shape[0], rows.shape[1])
+        dist.all_gather_into_tensor(whole, rows.contiguous(), group=ranks.group)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        mine = gradient.new_empty(gradient.shape[0] // ctx.ranks.size, gradient.shape[1])
+        dist.reduce_scatter_tensor(mine, gradient.contiguous(), group=ctx.ranks.group)
+        return mine, None

@@ -12,18 +12,22 @@ from torch import Tensor
 from internlm2_spec import flops, layout
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import ExitCode, TrainPhase
-from internlm2_trainer import optim, parallelize
+from internlm2_trainer import context, optim, parallelize
+from internlm2_trainer.data import Batch
+from internlm2_trainer.loss import IGNORED_LABEL
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.model import InternLM2
 from internlm2_trainer.optim import AdamW, Totals
 from internlm2_trainer.output import say
 from internlm2_trainer.stop import StopRequest
-from internlm2_trainer.tensor import IGNORED_LABEL
 
 
 class Samples(Protocol):
-    """Packed samples [B, S] int64. Ignored labels are -100; positions restart in each document."""
+    """Packed samples [B, S] int64. Ignored labels are -100; positions restart in each document.
+
+    Of a sequence that is split, `documents` alone are whole.
+    """
 
     @property
     def tokens(self) -> Tensor: ...
@@ -128,9 +132,14 @@ class Trainer:
 
     def _batch(self, step: int, micro_step: int) -> Samples:
         data_world = self.mesh.degrees.data
-        return self.source.micro_batch(
+        batch = self.source.micro_batch(
             step, data_rank=self.mesh.data_rank, data_world=data_world, micro_step=micro_step
         )
+        if self.mesh.degrees.context == 1:
+            return batch
+        mine = context.own_places(self.mesh, self.stage.sequence_length)
+        # Documents stay whole: they say which keys of other ranks a token sees.
+        return Batch(batch.tokens[:, mine], batch.labels[:, mine], batch.positions[:, mine], batch.documents)
 
     def _report(self, step: int, totals: Totals, *, seconds: float, data_wait: float) -> None:
         speed = self.stage.global_batch_tokens / seconds
