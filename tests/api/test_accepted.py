@@ -36,6 +36,10 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
     "stages of different layouts": {
         "stages": [stage(), stage(name="long", sequenceLength=32768, parallel={"tensor": 8, "zero": {"stage": 3}})],
     },
+    "a long sequence over rings of exchanges": {
+        "stages": [stage(sequenceLength=32768, parallel={"tensor": 2, "context": 4, "ulysses": 2})],
+    },
+    "ranks that share KV heads": {"stages": [stage(parallel={"tensor": 16})]},
     "the longest name": {"metadata.name": "n" * 40},
     "a variable that only looks reserved": {"template": {"env": [{"name": "MY_RANK", "value": "1"}]}},
     "a variable without a value": {"template": {"env": [{"name": "EMPTY"}]}},
@@ -91,6 +95,7 @@ def test_defaults_are_in_the_schema(admin: client.ApiClient) -> None:
         "tensor": 1,
         "pipeline": 1,
         "context": 1,
+        "ulysses": 1,
         "zero": {"stage": 1, "shard": 1},
         "microBatch": 1,
         "recompute": "None",

@@ -49,12 +49,12 @@ REFUSED: Final[dict[str, Row]] = {
         ("spec.model.config.ffn", "Required value"),
     ),
     "tensor that does not divide the kv heads of a preset": (
-        {f"{P}.tensor": 16, f"{P}.zero.shard": 1},
-        ("stage pretrain", "parallel.tensor 16", "kvHeads 8", "divisor of 8"),
+        {f"{P}.tensor": 12, f"{P}.zero.shard": 1, "nodes": {"min": 3, "max": 3, "gpusPerNode": 8}},
+        ("stage pretrain", "parallel.tensor 12", "kvHeads 8", "divisor of 8, or a multiple of it that divides 32"),
     ),
     "tensor that does not divide inline kv heads": (
-        {**inline(), f"{P}.tensor": 8, f"{P}.zero.shard": 1},
-        ("stage pretrain", "parallel.tensor 8", "kvHeads 4", "divisor of 4"),
+        {**inline(), f"{P}.tensor": 16, f"{P}.zero.shard": 1},
+        ("stage pretrain", "parallel.tensor 16", "kvHeads 4", "divisor of 4"),
     ),
     "tensor that does not divide the vocabulary": (
         inline(vocab=4097),
@@ -69,9 +69,13 @@ REFUSED: Final[dict[str, Row]] = {
         {f"{P}.pipeline": 2},
         ("stages[0].parallel.pipeline", "pipeline 2 is not available", "use pipeline 1"),
     ),
-    "context parallelism, which is not there yet": (
-        {f"{P}.context": 2},
-        ("stages[0].parallel.context", "context 2 is not available", "use context 1"),
+    "an exchange of heads that context does not hold": (
+        {f"{P}.context": 2, f"{P}.ulysses": 4, f"{P}.zero.shard": 1},
+        ("stages[0].parallel.ulysses", "parallel.ulysses 4 does not divide", "context 2", "another divisor of 2"),
+    ),
+    "an exchange of parts of KV heads": (
+        {f"{P}.tensor": 8, f"{P}.context": 2, f"{P}.ulysses": 2, f"{P}.zero.shard": 1},
+        ("stage pretrain", "parallel.ulysses 2", "1 of 8 at tensor 8", "is a ring"),
     ),
     "ZeRO stage 4": ({f"{P}.zero.stage": 4}, ("stages[0].parallel.zero.stage", "4", "supported values", "3")),
     "a recompute that is unknown": (
@@ -164,6 +168,10 @@ REFUSED: Final[dict[str, Row]] = {
     "a sequence that tensor does not divide": (
         {"stages.0.sequenceLength": 4095},
         ("stages[0].sequenceLength", "4095", "parallel.tensor 2", "use a multiple of 2"),
+    ),
+    "a sequence without two chunks for each rank of a ring": (
+        {"stages.0.sequenceLength": 4098, f"{P}.tensor": 1, f"{P}.context": 2, f"{P}.zero.shard": 1},
+        ("stages[0].sequenceLength", "4098 has no two equal chunks", "ring of 2", "use a multiple of 4"),
     ),
     "a warm-up that is longer than the stage": (
         {"stages.0.optimizer": {"warmupSteps": 101}},

@@ -20,8 +20,14 @@ GLOBAL_SAMPLES = 8
 
 
 def stage(
-    *, tensor: int = 1, context: int = 1, ulysses: int = 1, zero: int = 1, shard: int = 1,
-    micro_batch: int = 2, recompute: bool = False,
+    *,
+    tensor: int = 1,
+    context: int = 1,
+    ulysses: int = 1,
+    zero: int = 1,
+    shard: int = 1,
+    micro_batch: int = 2,
+    recompute: bool = False,
 ) -> Stage:
     """Return a stage of 3 steps with a large learning rate and a clip that bites."""
     return Stage(

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from internlm2_spec.config import Model
-from internlm2_trainer import attention
 from internlm2_trainer.model import INIT_STD, init_std
 from tests import ranks
 from tests.trainer import parity
@@ -56,17 +55,6 @@ def test_parameter_names_and_shapes_are_those_of_the_hugging_face_checkpoint() -
 )
 def test_weights_start_small_and_residual_projections_smaller_with_depth(name: str, expected: float | None) -> None:
     assert init_std(name) == expected
-
-
-def test_one_document_per_row_needs_no_mask() -> None:
-    assert attention.document_mask(torch.tensor([[0, 0, 0], [7, 7, 7]])) is None
-
-
-def test_the_mask_is_causal_and_stays_in_the_document() -> None:
-    mask = attention.document_mask(torch.tensor([[0, 0, 1]]))
-
-    assert mask is not None
-    assert mask[0, 0].tolist() == [[True, False, False], [True, True, False], [False, False, True]]
 
 
 def shapes(_rank: int, _world: int) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from internlm2_trainer import attention, spans
 from internlm2_trainer.attention import Attend, Kernel
 from internlm2_trainer.mesh import Mesh, Ranks
-from internlm2_trainer.spans import Plan, Span
+from internlm2_trainer.spans import Plan
 
 
 def open_attention(mesh: Mesh, device: torch.device) -> Attend:
@@ -120,7 +120,7 @@ class _Ring(torch.autograd.Function):
         held, sum_arriving = kv, None
         for step, seen in enumerate(steps):
             arriving = ring.pass_on(held, _KEYS_TAG) if step + 1 < len(steps) else None
-            kv_gradient = torch.zeros_like(kv, dtype=torch.float32) if step else torch.empty_like(kv, dtype=torch.float32)
+            kv_gradient = (torch.zeros_like if step else torch.empty_like)(kv, dtype=torch.float32)
             for span in seen:
                 queries, keys = (span.rows, span.queries), (span.rows, span.keys)
                 parts = ring.kernel.backward(

@@ -76,7 +76,7 @@ def open_mesh(model: Model, parallel: Parallel, device: str) -> Mesh:
 
 
 def _exchanges(sizes: Degrees, copies: int, device: str) -> tuple[Ranks, Ranks, Ranks]:
-    """Return the ranks of the ring, of Ulysses and of a KV head; most runs have none of them, and no groups for them."""
+    """Return the ranks of the ring, of Ulysses and of a KV head. A run that has none of them makes no groups."""
     if sizes.context == 1 and copies == 1:
         return ALONE, ALONE, ALONE
     data = sizes.pipeline * sizes.data

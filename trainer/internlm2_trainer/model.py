@@ -110,8 +110,13 @@ class Decoder(nn.Module):
 
 class InternLM2(nn.Module):
     def __init__(
-        self, sizes: config.Model, tp: TensorGroup, attend: Attend,
-        *, rope_base: float = 50000.0, recompute: bool = False,
+        self,
+        sizes: config.Model,
+        tp: TensorGroup,
+        attend: Attend,
+        *,
+        rope_base: float = 50000.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = sizes

@@ -11,6 +11,7 @@ rank computes the same share of a causal triangle (The Llama 3 Herd of Models, a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Plan:
         """Where documents begin in all rows laid end to end, the end of the last included (int32), and the longest."""
         rows = [row * self._length + first for row, firsts in enumerate(self._firsts) for first in firsts]
         bounds = [*rows, len(self._firsts) * self._length]
-        longest = max(after - first for first, after in zip(bounds, bounds[1:], strict=False))
+        longest = max(after - first for first, after in pairwise(bounds))
         return torch.tensor(bounds, dtype=torch.int32, device=self._place), longest
 
 
@@ -113,7 +114,7 @@ def visible(firsts: list[int], query: int, key: int, chunk: int) -> Iterator[tup
     inside = [first for first in firsts if query < first < query + chunk]
     if key == query:
         bounds = [query, *inside, query + chunk]
-        yield from ((range(a, b), range(a, b), True) for a, b in zip(bounds, bounds[1:], strict=False))
+        yield from ((range(a, b), range(a, b), True) for a, b in pairwise(bounds))
         return
     document = max(first for first in firsts if first <= query)
     if document < key + chunk:

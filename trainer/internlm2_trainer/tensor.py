@@ -20,7 +20,7 @@ from internlm2_trainer.mesh import Ranks
 class TensorGroup:
     """The ranks that hold one copy of the model together. A group of one communicates nothing."""
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
     rank: int
     size: int
     kv_copies: Ranks  # those of them that need the same KV head

@@ -25,13 +25,24 @@ class ParallelSpec(ApiModel):
         default=1,
         ge=1,
         le=64,
-        description="tensor is the degree of tensor and sequence parallelism; it divides the model's kvHeads.",
+        description="tensor is the degree of tensor and sequence parallelism. It divides the model's kvHeads, or is a"
+        " multiple of them that divides its heads: then ranks share a KV head.",
     )
     pipeline: int = Field(
         default=1, ge=1, le=64, description="pipeline is the degree of pipeline parallelism; only 1 in this version."
     )
     context: int = Field(
-        default=1, ge=1, le=64, description="context is the degree of context parallelism; only 1 in this version."
+        default=1,
+        ge=1,
+        le=64,
+        description="context is the degree of context parallelism: the number of ranks that share each sequence.",
+    )
+    ulysses: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="ulysses is how many of the context ranks exchange heads (neighbours, so best inside a node);"
+        " groups of them form a ring. It divides context and the KV heads of a tensor rank.",
     )
     zero: ZeroSpec = Field(default=ZeroSpec(), description="zero says what is sharded over the data ranks.")
     micro_batch: int = Field(
@@ -41,11 +52,16 @@ class ParallelSpec(ApiModel):
         default="None", description="recompute says which activations are computed again in the backward pass."
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = tuple(
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"self.{field} == 1",
-            f"parallel.{field} {{self.{field}}} is not available in this version; use {field} 1",
-            at=f".{field}",
-        )
-        for field in ("pipeline", "context")
+            "self.pipeline == 1",
+            "parallel.pipeline {self.pipeline} is not available in this version; use pipeline 1",
+            at=".pipeline",
+        ),
+        Rule(
+            "self.context % self.ulysses == 0",
+            "parallel.ulysses {self.ulysses} does not divide parallel.context {self.context};"
+            " use 1 or another divisor of {self.context}",
+            at=".ulysses",
+        ),
     )

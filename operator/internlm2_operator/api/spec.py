@@ -63,6 +63,27 @@ def _model_rule(name: str) -> StageRule:
     )
 
 
+def _head_rules() -> tuple[StageRule, ...]:
+    """Return the rules that tensor and Ulysses ranks get whole heads."""
+    kv, heads = model.size_in_cel("kv_heads"), model.size_in_cel("heads")
+    per_rank = f"(s.parallel.tensor > {kv} ? 1 : {kv} / s.parallel.tensor)"
+    return (
+        StageRule(
+            f"{kv} % s.parallel.tensor == 0 || {kv} > 0 && s.parallel.tensor % {kv} == 0"
+            f" && {heads} % s.parallel.tensor == 0",
+            f"parallel.tensor {{s.parallel.tensor}} does not divide the model's kvHeads {{{kv}}}, nor do its heads"
+            f" {{{heads}}} divide by both; use 1 or another divisor of {{{kv}}},"
+            f" or a multiple of it that divides {{{heads}}}",
+        ),
+        StageRule(
+            f"{kv} == 0 || {per_rank} % s.parallel.ulysses == 0",
+            "parallel.ulysses {s.parallel.ulysses} does not divide the KV heads of a rank,"
+            f" {{{per_rank}}} of {{{kv}}} at tensor {{s.parallel.tensor}}; use 1 or another divisor of {{{per_rank}}},"
+            " and the rest of context is a ring",
+        ),
+    )
+
+
 class Spec(ApiModel):
     """spec is what to train, on what, and how."""
 
@@ -97,7 +118,8 @@ class Spec(ApiModel):
             "data.url {s.data.url} needs credentials and checkpoint.secretName is missing;"
             " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
-        *(_model_rule(name) for name in ("kv_heads", "ffn", "vocab")),
+        *_head_rules(),
+        *(_model_rule(name) for name in ("ffn", "vocab")),
         *_size_rules("min"),
         *_size_rules("max"),
         Rule(

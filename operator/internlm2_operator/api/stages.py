@@ -1,12 +1,15 @@
 """spec.stages[]: the parts of a run, in order."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from internlm2_operator.api.base import ApiModel, Rule
 from internlm2_operator.api.checkpoint import KNOWN_URL, MAX_URL
 from internlm2_operator.api.parallel import ParallelSpec
+
+_SHARES: Final = "(self.parallel.tensor * self.parallel.context)"  # parts that every sequence is cut into
+_RING: Final = "(self.parallel.context / self.parallel.ulysses)"
 
 
 class DataSpec(ApiModel):
@@ -88,9 +91,17 @@ class StageSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.sequenceLength % self.parallel.tensor == 0",
-            "sequenceLength {self.sequenceLength} is not divisible by parallel.tensor {self.parallel.tensor};"
-            " use a multiple of {self.parallel.tensor} (sequence parallelism splits every sample)",
+            f"self.sequenceLength % {_SHARES} == 0",
+            "sequenceLength {self.sequenceLength} is not divisible by parallel.tensor {self.parallel.tensor}"
+            f" x context {{self.parallel.context}}; use a multiple of {{{_SHARES}}}",
+            at=".sequenceLength",
+        ),
+        Rule(
+            # A ring of one needs no chunks, and what the ranks do not divide is the rule above.
+            f"{_RING} < 2 || self.sequenceLength % {_SHARES} != 0 || self.sequenceLength % (2 * {_RING}) == 0",
+            f"sequenceLength {{self.sequenceLength}} has no two equal chunks for each member of a ring of {{{_RING}}}"
+            " (context {self.parallel.context} / ulysses {self.parallel.ulysses});"
+            f" use a multiple of {{2 * {_SHARES}}}",
             at=".sequenceLength",
         ),
         Rule(
