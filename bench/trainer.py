@@ -101,7 +101,7 @@ def ours(shape: Shape) -> Step:
         checkpoint=config.Checkpoint("file:///unused"), sequence_length=SEQUENCE,
         global_batch_tokens=shape.batch * SEQUENCE, steps=1, parallel=config.Parallel(micro_batch=shape.batch),
     )  # fmt: skip
-    model = parallelize.build(stage, open_mesh(stage.parallel, "cpu"), torch.device("cpu"))
+    model = parallelize.build(stage, open_mesh(stage.model, stage.parallel, "cpu"), torch.device("cpu"))
     optimizer = AdamW(model, OPTIMIZER)
     positions = torch.arange(SEQUENCE).expand(shape.batch, SEQUENCE)
     documents = torch.zeros_like(positions)
