@@ -116,10 +116,14 @@ def worst_in_bf16(_rank: int, world: int) -> float:
     return float((out - by_definition(documents)[0][:, mine]).abs().max())
 
 
-def saved_bytes(_rank: int, world: int, ulysses: int) -> int:
-    """Return what one forward pass of the model saves for its backward, parameters not counted."""
-    stage = parity.stage(context=world, ulysses=ulysses)
-    model = parity.trainer(stage).model
+def saved_bytes(_rank: int, world: int, splits: tuple[int, ...]) -> list[int]:
+    """Return what one forward pass of the model saves for its backward, by degree of Ulysses."""
+    return [_saved_bytes(world, ulysses) for ulysses in splits]
+
+
+def _saved_bytes(world: int, ulysses: int) -> int:
+    """Count every storage that is kept once, and no parameter."""
+    model = parity.trainer(parity.stage(context=world, ulysses=ulysses)).model
     tokens = torch.arange(parity.SEQUENCE // world).view(1, -1)
     documents = torch.zeros(1, parity.SEQUENCE, dtype=torch.int64)
     saved: dict[int, Tensor] = {}
@@ -137,10 +141,11 @@ def saved_bytes(_rank: int, world: int, ulysses: int) -> int:
 
 
 def test_what_a_rank_saves_falls_as_the_ranks_grow() -> None:
-    (one,) = ranks.run(1, saved_bytes, 1)
-    assert one > 2 * parity.SEQUENCE * parity.SIZES.hidden * 4
-    for world, ulysses in ((2, 1), (2, 2), (4, 1), (4, 2)):
-        assert ranks.run(world, saved_bytes, ulysses) == [pytest.approx(one / world, rel=0.02)] * world
+    ((one,),) = ranks.run(1, saved_bytes, (1,))
+    assert one > 10 * parity.SIZES.layers * parity.SEQUENCE * parity.SIZES.hidden * 4
+    for world in (2, 4):
+        for kept in ranks.run(world, saved_bytes, (1, 2)):
+            assert kept == [pytest.approx(one / world, rel=0.02)] * 2
 
 
 def test_without_context_ranks_have_every_place() -> None:
@@ -188,14 +193,12 @@ def worst(ours: dict[str, Any], expected: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("length", [8192, pytest.param(65536, marks=pytest.mark.long)])
 def test_a_long_sequence_through_rings_of_exchanges_equals_one_process(length: int) -> None:
-    (one,) = ranks.run(1, gradients_of_one_sample, length, True, timeout_seconds=300)
+    """And the control sees where a document ends."""
+    packed, whole = (
+        ranks.run(1, gradients_of_one_sample, length, packed, timeout_seconds=300) for packed in (True, False)
+    )
     four = ranks.run(4, gradients_of_one_sample, length, True, timeout_seconds=300)
 
-    assert max(worst(rank, one) for rank in four) < 2e-5
-    assert one["loss"] == pytest.approx(math.log(LONG.vocab), rel=0.1)
-
-
-def test_the_long_control_sees_where_a_document_ends() -> None:
-    (packed,), (one,) = (ranks.run(1, gradients_of_one_sample, 8192, packed) for packed in (True, False))
-
-    assert worst(packed, one) > 2e-3
+    assert max(worst(rank, packed[0]) for rank in four) < 2e-5
+    assert worst(packed[0], whole[0]) > 2e-3
+    assert packed[0]["loss"] == pytest.approx(math.log(LONG.vocab), rel=0.1)
