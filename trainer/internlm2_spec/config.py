@@ -62,16 +62,27 @@ class Zero:
     shard: int = 1
 
 
+Schedule = Literal["GPipe", "1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble"]
+Recompute = Literal["None", "Selective", "Full"]
+
+
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """Degrees of the mesh; data parallelism is what remains of the ranks."""
+    """Degrees of the mesh; data parallelism is what remains of the ranks.
+
+    `schedule` orders the micro-batches of a pipeline. `recompute` holds for `recompute_fraction` of the
+    layers, evenly spread. `compile` compiles each layer.
+    """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
     zero: Zero = field(default_factory=Zero)
+    schedule: Schedule = "1F1B"
     micro_batch: int = 1
-    recompute: Literal["None", "Full"] = "None"
+    recompute: Recompute = "None"
+    recompute_fraction: float = 1.0
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ class Mesh:
         return self.devices["tp"]
 
     @property
+    def pipeline(self) -> DeviceMesh:
+        return self.devices["pp"]
+
+    @property
     def data_rank(self) -> int:
         """Place among the ranks that read different samples."""
         replicate: int = self.devices.get_local_rank("replicate")
@@ -43,9 +47,8 @@ def open_mesh(parallel: Parallel, device: str) -> Mesh:
     Raises:
         Refused: the ranks do not divide, or a degree that this version cannot run.
     """
-    for name, degree in (("pipeline", parallel.pipeline), ("context", parallel.context)):
-        if degree != 1:
-            raise Refused(f"parallel.{name}", wrong=f"{degree} is not supported by this version", right="use 1")
+    if parallel.context != 1:
+        raise Refused("parallel.context", wrong=f"{parallel.context} is not supported by this version", right="use 1")
     sizes = layout.degrees(parallel, dist.get_world_size())
     shape = (sizes.pipeline, sizes.replicate, sizes.shard, sizes.context, sizes.tensor)
     return Mesh(sizes, init_device_mesh(device, shape, mesh_dim_names=DIMENSIONS))
