@@ -172,13 +172,13 @@ def gradient_differences(run: Trainer, folder: str) -> dict[str, float]:
         }
 
 
-def train_layouts(rank: int, world: int, layouts: dict[str, Layout], folder: str) -> dict[str, Outcome]:
+def train_layouts(rank: int, world: int, layouts: dict[str, Layout], folder: str, run_number: int) -> dict[str, Outcome]:
     """Train each layout and compare its first gradients with those that `reference` left in the folder."""
     outcomes = {}
     for number, (name, layout) in enumerate(layouts.items()):
         # Groups of its own: a layout sees nothing of those before it.
         dist.destroy_process_group()
-        ranks.join_group(Path(folder) / f"{world}-{number}", rank=rank, world=world)
+        ranks.join_group(Path(folder) / f"group-{run_number}-{number}", rank=rank, world=world)
         dtype = torch.bfloat16 if layout.bf16 else None
         run = trainer(layout.stage, dtype, Recording)
         taken = steps(run, layout.stage.steps)

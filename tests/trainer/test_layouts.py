@@ -104,6 +104,7 @@ class Table:
         with numpy.load(folder / parity.REFERENCE) as gradients:
             self.parameters = set(gradients)
         self.outcomes: dict[int, list[dict[str, Outcome]]] = {}
+        self.runs = 0
 
     def __call__(self, name: str) -> list[Outcome]:
         """Return what each rank saw of a row."""
@@ -114,7 +115,9 @@ class Table:
         return [outcome[name] for outcome in self.outcomes[world]]
 
     def run(self, world: int, rows: dict[str, Layout]) -> list[dict[str, Outcome]]:
-        return ranks.run(world, parity.train_layouts, rows, str(self.folder), timeout_seconds=60.0 + 30.0 * len(rows))
+        self.runs += 1
+        limit = 60.0 + 30.0 * len(rows)  # seconds, on a machine that does other things too
+        return ranks.run(world, parity.train_layouts, rows, str(self.folder), self.runs, timeout_seconds=limit)
 
     def distance(self, outcomes: list[Outcome]) -> Distance:
         """Say how far a run is from the one on one process."""
