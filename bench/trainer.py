@@ -100,12 +100,12 @@ def ours(shape: Shape) -> Step:
         global_batch_tokens=shape.batch * SEQUENCE, steps=1, parallel=config.Parallel(micro_batch=shape.batch),
     )  # fmt: skip
     model = parallelize.build(stage, open_mesh(stage.model, stage.parallel, "cpu"), torch.device("cpu"))
-    optimizer = AdamW(model, OPTIMIZER)
+    optimizer = AdamW(model.parameters(), OPTIMIZER)
     positions = torch.arange(SEQUENCE).expand(shape.batch, SEQUENCE)
     documents = torch.zeros_like(positions)
 
     def step(tokens: Tensor, labels: Tensor) -> None:
-        loss = model(tokens, positions, documents, labels) / labels.numel()
+        loss = model.whole(tokens, positions, documents, labels) / labels.numel()
         loss.backward()
         totals = optimizer.reduce(loss, copies=1, stop=False)
         optimizer.step(OPTIMIZER.lr, totals.gradient_norm)

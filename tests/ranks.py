@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 # Imported once by the server (7 to 15 s); a rank then starts in about 0.1 s.
@@ -23,6 +24,7 @@ PRELOAD: Final = [
     "torch",
     "torch.distributed",
     "torch.distributed.fsdp",
+    "torch.distributed.pipelining",
     "torch.distributed.tensor",
     "torch.distributed.tensor.parallel",
     "torch._dynamo",  # slicing a device mesh imports it
@@ -53,6 +55,14 @@ def run(world: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: 
                 process.join()
                 process.close()
                 connection.close()
+
+
+def join_group(path: Path, *, rank: int, world: int) -> None:
+    """Join the default process group of the ranks that name the same new file."""
+    import torch.distributed as dist
+
+    timeout = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world, timeout=timeout)
 
 
 def _start(
@@ -105,20 +115,13 @@ def _rank_main(
     arguments: Sequence[Any],
 ) -> None:
     import torch
-    import torch.distributed as dist
 
     os.environ.clear()  # the server's is from its start, and this test may have set something since
     os.environ.update(environment)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # the host name need not resolve
     torch.set_num_threads(1)
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/group",
-            rank=rank,
-            world_size=world,
-            timeout=datetime.timedelta(seconds=60),
-        )
+        join_group(Path(folder) / "group", rank=rank, world=world)
         reply: tuple[str, Any] = ("", work(rank, world, *arguments))
     except BaseException:  # torch's CheckpointException is not an Exception
         reply = (traceback.format_exc(), None)

@@ -1,7 +1,7 @@
 """What the API server accepts, odd but valid, and what it fills in."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 import yaml
@@ -9,7 +9,7 @@ from kubernetes import client
 
 from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.api.status import Fault, FaultTimes, JobStatus, Phase, set_condition
-from internlm2_spec import contract, layout
+from internlm2_spec import config, contract, layout
 from lab.settings import CHECKOUT
 from tests.api.apiserver import ApiServer
 from tests.api.jobs import GONE, job, stage
@@ -40,6 +40,16 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
         "stages": [stage(sequenceLength=32768, parallel={"tensor": 2, "context": 4, "ulysses": 2})],
     },
     "ranks that share KV heads": {"stages": [stage(parallel={"tensor": 16})]},
+    "a pipeline of each schedule": {
+        "stages": [
+            stage(name=name.lower(), parallel={"pipeline": 2, "schedule": name, "recompute": "Selective"})
+            for name in get_args(config.Schedule)
+        ],
+    },
+    "a compiled pipeline under ZeRO 3": {
+        "stages.0.parallel": {"pipeline": 4, "zero": {"stage": 3, "shard": 4}, "compile": True, "recompute": "Full"},
+    },
+    "half the layers": {"stages.0.parallel.recomputeFraction": 0.5},
     "the longest name": {"metadata.name": "n" * 40},
     "a variable that only looks reserved": {"template": {"env": [{"name": "MY_RANK", "value": "1"}]}},
     "a variable without a value": {"template": {"env": [{"name": "EMPTY"}]}},
@@ -70,10 +80,8 @@ def test_accepted(name: str, admin: client.ApiClient) -> None:
     """The API server takes it, the models read it, and the trainer's own rules agree on every stage."""
     read = InternLM2Job.from_object(created(admin, job(ACCEPTED[name])))
     for index in range(len(read.spec.stages)):
-        config = read.stage_config(index)
-        layout.check_model(config.model, config.parallel, config.sequence_length)
         for nodes in (read.spec.nodes.min, read.spec.nodes.max):
-            assert layout.accumulation(config, nodes * read.spec.nodes.gpus_per_node) >= 1
+            layout.check(read.stage_config(index), nodes * read.spec.nodes.gpus_per_node)
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
@@ -94,11 +102,14 @@ def test_defaults_are_in_the_schema(admin: client.ApiClient) -> None:
     assert spec["stages"][0]["parallel"] == {
         "tensor": 1,
         "pipeline": 1,
+        "schedule": "1F1B",
         "context": 1,
         "ulysses": 1,
         "zero": {"stage": 1, "shard": 1},
         "microBatch": 1,
         "recompute": "None",
+        "recomputeFraction": 1.0,
+        "compile": False,
     }
     assert spec["template"]["terminationGracePeriodSeconds"] == 120
     meta = {"uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}

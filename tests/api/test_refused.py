@@ -15,6 +15,8 @@ pytestmark = pytest.mark.api
 Row = tuple[dict[str, Any], tuple[str, ...]]
 SIZES: Final = {"layers": 4, "hidden": 512, "heads": 8, "kvHeads": 4, "ffn": 1024, "vocab": 4096}
 P: Final = "stages.0.parallel"
+ONE_NODE: Final = {"min": 1, "max": 1, "gpusPerNode": 8}
+EIGHT_NODES: Final = {"min": 8, "max": 8, "gpusPerNode": 8}
 
 
 def inline(**sizes: int) -> dict[str, Any]:
@@ -65,9 +67,56 @@ REFUSED: Final[dict[str, Row]] = {
         ("parallel.tensor 2", "ffn 1023", "divisor of 1023"),
     ),
     "tensor zero": ({f"{P}.tensor": 0}, ("stages[0].parallel.tensor", "greater than or equal to 1")),
-    "pipeline parallelism, which is not there yet": (
-        {f"{P}.pipeline": 2},
-        ("stages[0].parallel.pipeline", "pipeline 2 is not available", "use pipeline 1"),
+    "a pipeline of more stages than layers": (
+        {**inline(layers=3), f"{P}.pipeline": 4, f"{P}.zero.shard": 1},
+        ("stage pretrain", "pipeline 4 with 1F1B makes 4 stages", "3 layers", "use pipeline 3 or less"),
+    ),
+    "two stages a rank of more than the layers": (
+        {f"{P}.pipeline": 32, f"{P}.zero.shard": 1, f"{P}.schedule": "ZBVZeroBubble", "nodes": EIGHT_NODES},
+        ("stage pretrain", "pipeline 32 with ZBVZeroBubble makes 64 stages", "32 layers", "use pipeline 16 or less"),
+    ),
+    "a schedule that is unknown": (
+        {f"{P}.schedule": "DualPipe"},
+        ("stages[0].parallel.schedule", '"DualPipe"', '"GPipe", "1F1B"'),
+    ),
+    "ZeRO 2 under a pipeline": (
+        {f"{P}.pipeline": 2, f"{P}.zero": {"stage": 2, "shard": 4}},
+        ("stages[0].parallel.zero.stage", "stage 2", "pipeline 2", "use 1 or 3"),
+    ),
+    "ZeRO 3 with a zero bubble": (
+        {f"{P}.pipeline": 2, f"{P}.zero": {"stage": 3, "shard": 4}, f"{P}.schedule": "ZBVZeroBubble"},
+        ("stages[0].parallel.zero.stage", "stage 3", "ZBVZeroBubble", "use 1, or schedule 1F1B"),
+    ),
+    "compile with a zero bubble": (
+        {f"{P}.pipeline": 2, f"{P}.zero.shard": 4, f"{P}.compile": True, f"{P}.schedule": "InterleavedZeroBubble"},
+        ("stages[0].parallel.compile", "InterleavedZeroBubble", "use false, or schedule 1F1B"),
+    ),
+    "selective recompute of what is compiled": (
+        {f"{P}.compile": True, f"{P}.recompute": "Selective"},
+        ("stages[0].parallel.recompute", "Selective", "use None or Full, or compile false"),
+    ),
+    "more than all layers": (
+        {f"{P}.recomputeFraction": 1.5},
+        ("stages[0].parallel.recomputeFraction", "less than or equal to 1"),
+    ),
+    "fewer micro-batches than pipeline ranks": (
+        {
+            f"{P}.pipeline": 8,
+            f"{P}.zero.shard": 1,
+            f"{P}.microBatch": 256,
+            "nodes": {"min": 2, "max": 2, "gpusPerNode": 8},
+        },
+        ("stage pretrain", "pipeline 8 has only 4 micro-batches", "use a globalBatchTokens of 8388608 or more"),
+    ),
+    "rounds of different lengths": (
+        {
+            f"{P}.pipeline": 4,
+            f"{P}.zero.shard": 1,
+            f"{P}.schedule": "Interleaved1F1B",
+            "nodes": ONE_NODE,
+            "stages.0.globalBatchTokens": 4096 * 9,
+        },
+        ("stage pretrain", "Interleaved1F1B cannot go round pipeline 4 with 9", "multiple of 16384, or schedule 1F1B"),
     ),
     "an exchange of heads that context does not hold": (
         {f"{P}.context": 2, f"{P}.ulysses": 4, f"{P}.zero.shard": 1},
@@ -80,7 +129,7 @@ REFUSED: Final[dict[str, Row]] = {
     "ZeRO stage 4": ({f"{P}.zero.stage": 4}, ("stages[0].parallel.zero.stage", "4", "supported values", "3")),
     "a recompute that is unknown": (
         {f"{P}.recompute": "Some"},
-        ("stages[0].parallel.recompute", '"Some"', '"None", "Full"'),
+        ("stages[0].parallel.recompute", '"Some"', '"None", "Selective", "Full"'),
     ),
     "ranks at nodes.min that do not divide": (
         {"nodes.min": 3, "nodes.max": 4},

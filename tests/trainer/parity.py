@@ -1,51 +1,47 @@
 """Training runs on synthetic samples, for tests that compare one layout with another."""
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage, Zero
 from internlm2_spec.contract import Progress, TrainPhase
 from internlm2_trainer import parallelize
 from internlm2_trainer.mesh import open_mesh
 from internlm2_trainer.metrics import Metrics
-from internlm2_trainer.optim import AdamW
+from internlm2_trainer.optim import AdamW, Totals
+from internlm2_trainer.pipeline import open_pipeline
 from internlm2_trainer.stop import StopRequest
 from internlm2_trainer.train import Checkpoints, Resumed, Trainer
+from tests import ranks
 
 SIZES = Model(layers=2, hidden=64, heads=8, kv_heads=4, ffn=128, vocab=256)
 SEQUENCE = 32
 GLOBAL_SAMPLES = 8
 
 
-def stage(
-    *,
-    tensor: int = 1,
-    context: int = 1,
-    ulysses: int = 1,
-    zero: int = 1,
-    shard: int = 1,
-    micro_batch: int = 2,
-    recompute: bool = False,
-) -> Stage:
-    """Return a stage of 3 steps with a large learning rate and a clip that bites."""
+def stage(*, zero: int = 1, shard: int = 1, micro_batch: int = 2, layers: int = 2, **parallel: Any) -> Stage:
+    """Return a stage of 4 steps with a large learning rate and a clip that bites."""
     return Stage(
         name="test",
-        model=SIZES,
+        model=dataclasses.replace(SIZES, layers=layers),
         data=Data("file:///nowhere"),
         checkpoint=Checkpoint("file:///nowhere", every_steps=100),
         sequence_length=SEQUENCE,
         global_batch_tokens=GLOBAL_SAMPLES * SEQUENCE,
-        steps=3,
+        steps=4,
         optimizer=Optimizer(lr=1e-2, min_lr=1e-3, warmup_steps=1, grad_clip=0.5),
         parallel=Parallel(
-            tensor=tensor,
-            context=context,
-            ulysses=ulysses,
             zero=Zero(stage=zero, shard=shard),  # type: ignore[arg-type]
             micro_batch=micro_batch,
-            recompute="Full" if recompute else "None",
+            **parallel,
         ),
     )
 
@@ -90,15 +86,32 @@ class NoCheckpoints(Checkpoints):
         pass
 
 
-def trainer(stage: Stage) -> Trainer:
+class Recording(AdamW):
+    """Keeps the gradients of the first step, whole."""
+
+    gradients: dict[str, Tensor] | None = None
+
+    def reduce(self, loss: Tensor, *, copies: int, stop: bool) -> Totals:
+        if self.gradients is None:
+            self.gradients = {name: whole(p.grad) for name, p in self.parameters.items()}
+        return super().reduce(loss, copies=copies, stop=stop)
+
+
+def whole(tensor: Tensor | None) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    full: Tensor = tensor.full_tensor()
+    return full.clone()  # on one rank the whole is the tensor itself
+
+
+def trainer(stage: Stage, dtype: torch.dtype | None = None, optimizer: type[AdamW] = AdamW) -> Trainer:
     """Return a trainer on the default process group's ranks, without data or checkpoints of its own."""
     device = torch.device("cpu")
     mesh = open_mesh(stage.model, stage.parallel, device.type)
-    model = parallelize.build(stage, mesh, device)
+    model = parallelize.build(stage, mesh, device, dtype)
     source = RandomSource(stage.parallel.micro_batch)
     return Trainer(
         stage, mesh, device, source, NoCheckpoints(), StopRequest(lambda _: None), metrics(), 1, None,
-        model, AdamW(model, stage.optimizer),
+        model, open_pipeline(stage, mesh, model, device), optimizer(model.parameters(), stage.optimizer),
     )  # fmt: skip
 
 
@@ -112,8 +125,75 @@ def metrics() -> Metrics:
     )  # fmt: skip
 
 
-def train(_rank: int, _world: int, stage: Stage) -> list[tuple[float, float]]:
+Steps = list[tuple[float, float]]
+
+
+def train(_rank: int, _world: int, stage: Stage) -> Steps:
     """Train a whole stage; return (loss, gradient norm) of each step."""
-    run = trainer(stage)
-    totals = [run.step(step) for step in range(stage.steps)]
+    return steps(trainer(stage), stage.steps)
+
+
+def steps(run: Trainer, count: int) -> Steps:
+    totals = [run.step(step) for step in range(count)]
     return [(each.loss, each.gradient_norm) for each in totals]
+
+
+# A table of layouts: many runs on the same ranks, for a rank's first run costs more than its next ten.
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A row of the table: what differs from the run on one process, and by how much it may."""
+
+    world: int
+    stage: Stage
+    bf16: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rank saw of a row."""
+
+    steps: Steps
+    again: Steps  # the first steps of a second run
+    gradient_differences: dict[str, float] = field(default_factory=dict)  # largest of each parameter it has
+
+
+REFERENCE = "reference.npz"
+
+
+def gradient_differences(run: Trainer, folder: str) -> dict[str, float]:
+    """Return the largest difference of each parameter's first gradient to the one that `reference` left."""
+    assert isinstance(run.optimizer, Recording)
+    with numpy.load(Path(folder) / REFERENCE) as expected:
+        return {
+            name: float((gradient - torch.from_numpy(expected[name])).abs().max())
+            for name, gradient in (run.optimizer.gradients or {}).items()
+        }
+
+
+def train_layouts(
+    rank: int, world: int, layouts: dict[str, Layout], folder: str, run_number: int
+) -> dict[str, Outcome]:
+    """Train each layout and compare its first gradients with those that `reference` left in the folder."""
+    outcomes = {}
+    for number, (name, layout) in enumerate(layouts.items()):
+        # Groups of its own: a layout sees nothing of those before it.
+        dist.destroy_process_group()
+        ranks.join_group(Path(folder) / f"group-{run_number}-{number}", rank=rank, world=world)
+        dtype = torch.bfloat16 if layout.bf16 else None
+        run = trainer(layout.stage, dtype, Recording)
+        taken = steps(run, layout.stage.steps)
+        differences = gradient_differences(run, folder)
+        outcomes[name] = Outcome(taken, steps(trainer(layout.stage, dtype), 2), differences)
+    return outcomes
+
+
+def reference(_rank: int, _world: int, stage: Stage, folder: str) -> Steps:
+    """Train on one process and leave the gradients of its first step in the folder."""
+    run = trainer(stage, None, Recording)
+    taken = steps(run, stage.steps)
+    assert isinstance(run.optimizer, Recording)
+    gradients: dict[str, Any] = {name: gradient.numpy() for name, gradient in (run.optimizer.gradients or {}).items()}
+    numpy.savez(Path(folder) / REFERENCE, **gradients)
+    return taken

@@ -58,19 +58,19 @@ def test_weights_start_small_and_residual_projections_smaller_with_depth(name: s
 
 
 def shapes(_rank: int, _world: int) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(p.shape) for name, p in parity.trainer(parity.stage()).model.named_parameters()}
+    return {name: tuple(p.shape) for name, p in parity.trainer(parity.stage()).model.parameters().items()}
 
 
 def largest_difference_to_reference(_rank: int, _world: int) -> float:
     run = parity.trainer(parity.stage())
     weights: dict[str, Tensor] = {name: p.full_tensor() for name, p in run.optimizer.parameters.items()}
     tokens = torch.arange(12).view(1, 12) * 7 % parity.SIZES.vocab
-    ours = run.model(tokens, torch.arange(12).view(1, 12), torch.zeros_like(tokens))
+    ours = run.model.whole(tokens, torch.arange(12).view(1, 12), torch.zeros_like(tokens))
     return float((ours - reference(weights, tokens, parity.SIZES, run.stage.rope_base)).abs().max())
 
 
 def largest_difference_to_alone(_rank: int, _world: int) -> float:
-    model = parity.trainer(parity.stage()).model
+    model = parity.trainer(parity.stage()).model.whole
     first, second = torch.arange(9).view(1, 9), torch.arange(40, 47).view(1, 7)
     places = torch.arange(9).view(1, 9), torch.arange(7).view(1, 7)
     zeros = torch.zeros(1, 9, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.int64)

@@ -62,12 +62,18 @@ class Zero:
     shard: int = 1
 
 
+Schedule = Literal["GPipe", "1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "ZBVZeroBubble"]
+Recompute = Literal["None", "Selective", "Full"]
+
+
 @dataclass(frozen=True, slots=True)
 class Parallel:
     """Degrees of the mesh; data parallelism is what remains of the ranks.
 
     Of the `context` ranks that share a sequence, groups of `ulysses` exchange heads and the groups form a
     ring. The default leaves all to the ring, which fits any number of heads.
+    `schedule` orders the micro-batches of a pipeline. `recompute` holds for `recompute_fraction` of the
+    layers, evenly spread. `compile` compiles each layer.
     """
 
     tensor: int = 1
@@ -75,8 +81,11 @@ class Parallel:
     context: int = 1
     ulysses: int = 1
     zero: Zero = field(default_factory=Zero)
+    schedule: Schedule = "1F1B"
     micro_batch: int = 1
-    recompute: Literal["None", "Full"] = "None"
+    recompute: Recompute = "None"
+    recompute_fraction: float = 1.0
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

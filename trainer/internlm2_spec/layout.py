@@ -1,9 +1,10 @@
 """Which layouts are legal: how ranks factor into mesh degrees, and what a batch divides into."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from internlm2_spec.config import Model, Parallel, Refused, Stage
+from internlm2_spec.config import Model, Parallel, Refused, Stage, camel
 from internlm2_spec.context import check_context
+from internlm2_spec.pipeline import check_pipeline, check_schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def accumulation(stage: Stage, world: int) -> int:
     """Return the micro-steps of one optimizer step, so that the global batch is the same at any size.
 
     Raises:
-        Refused: the global batch does not divide at this size.
+        Refused: the global batch does not divide at this size, or gives a pipeline too little to do.
     """
     mesh = degrees(stage.parallel, world)
     one = stage.sequence_length * stage.parallel.micro_batch * mesh.data
@@ -65,7 +66,29 @@ def accumulation(stage: Stage, world: int) -> int:
             f" x microBatch {stage.parallel.micro_batch} x data {mesh.data} = {one} at {world} ranks",
             right=f"use a multiple of {one}",
         )
-    return stage.global_batch_tokens // one
+    micro_steps = stage.global_batch_tokens // one
+    check_schedule(stage.parallel, micro_steps)
+    return micro_steps
+
+
+def check(stage: Stage, world: int) -> None:
+    """Refuse a stage that cannot be trained on `world` ranks, before any of them does anything.
+
+    Raises:
+        Refused: the field, its value and the nearest legal ones.
+    """
+    parallel = stage.parallel
+    for path, value in (
+        *((f"model.{camel(field.name)}", getattr(stage.model, field.name)) for field in fields(stage.model)),
+        ("sequenceLength", stage.sequence_length), ("globalBatchTokens", stage.global_batch_tokens),
+        ("parallel.tensor", parallel.tensor), ("parallel.pipeline", parallel.pipeline),
+        ("parallel.context", parallel.context), ("parallel.zero.shard", parallel.zero.shard),
+        ("parallel.microBatch", parallel.micro_batch),
+    ):  # fmt: skip
+        if value < 1:
+            raise Refused(path, wrong=f"{value} is too small", right="use 1 or more")
+    check_model(stage.model, parallel, stage.sequence_length)
+    accumulation(stage, world)
 
 
 def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
@@ -84,13 +107,22 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
          f"use a multiple of {tensor}"),
         ("model.vocab", model.vocab % tensor == 0, f"{model.vocab} is not divisible by tensor {tensor}",
          f"use a multiple of {tensor}"),
-        ("parallel.pipeline", parallel.pipeline <= model.layers,
-         f"{parallel.pipeline} stages for {model.layers} layers", f"use at most {model.layers}"),
+        ("parallel.recomputeFraction", 0 <= parallel.recompute_fraction <= 1,
+         f"{parallel.recompute_fraction:g} is no fraction of the layers", "use 0 to 1"),
+        ("parallel.recompute", not (parallel.compile and parallel.recompute == "Selective"),
+         "Selective is what compile does by itself", "use None or Full, or compile false"),
     )  # fmt: skip
     for path, holds, wrong, right in rules:
         if not holds:
             raise Refused(path, wrong=wrong, right=right)
     check_context(model, parallel, sequence_length)
+    check_pipeline(model, parallel)
+
+
+def recomputed(layers: int, fraction: float) -> frozenset[int]:
+    """Return the layers whose activations are computed again: `fraction` of them, evenly spread."""
+    count = round(layers * fraction)
+    return frozenset(layer for layer in range(layers) if (layer + 1) * count // layers > layer * count // layers)
 
 
 def legal_sizes(stages: tuple[Stage, ...], nodes: range, gpus_per_node: int) -> list[int]:

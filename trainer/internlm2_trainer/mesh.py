@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from internlm2_spec import layout
-from internlm2_spec.config import Model, Parallel, Refused
+from internlm2_spec.config import Model, Parallel
 from internlm2_spec.context import kv_copies
 from internlm2_spec.layout import Degrees
 
@@ -53,6 +53,10 @@ class Mesh:
         return self.devices["tp"]
 
     @property
+    def pipeline(self) -> DeviceMesh:
+        return self.devices["pp"]
+
+    @property
     def data_rank(self) -> int:
         """Place among the ranks that read different samples."""
         replicate: int = self.devices.get_local_rank("replicate")
@@ -66,9 +70,6 @@ def open_mesh(model: Model, parallel: Parallel, device: str) -> Mesh:
     Raises:
         Refused: the ranks do not divide, or a degree that this version cannot run.
     """
-    if parallel.pipeline != 1:
-        wrong = f"{parallel.pipeline} is not supported by this version"
-        raise Refused("parallel.pipeline", wrong=wrong, right="use 1")
     sizes = layout.degrees(parallel, dist.get_world_size())
     shape = (sizes.pipeline, sizes.replicate, sizes.shard * sizes.context, sizes.tensor)
     devices = init_device_mesh(device, shape, mesh_dim_names=DIMENSIONS)

@@ -2,10 +2,12 @@
 
 Pre-norm decoder, grouped-query attention with one interleaved wqkv, SwiGLU w2(silu(w1 x) * w3 x), no
 biases, RMSNorm with eps 1e-5, rotate-half RoPE, untied head (InternLM2 report, section 2.2). Each rank
-computes with its own share of every matrix; `tensor` says how shares meet.
+computes with its own share of every matrix; `tensor` says how shares meet. A stage of a pipeline is
+the same model with absent parts and the same names.
 """
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -14,6 +16,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from internlm2_spec import config
+from internlm2_spec.layout import recomputed
+from internlm2_spec.pipeline import Part
 from internlm2_trainer import attention
 from internlm2_trainer.attention import Attend
 from internlm2_trainer.loss import head_loss
@@ -60,9 +64,10 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, sizes: config.Model, tp: TensorGroup) -> None:
+    def __init__(self, sizes: config.Model, tp: TensorGroup, recompute: config.Recompute) -> None:
         super().__init__()
         self.tp = tp
+        self.selective = recompute == "Selective"
         self.w1 = Weight(sizes.ffn, sizes.hidden)
         self.w3 = Weight(sizes.ffn, sizes.hidden)
         self.w2 = Weight(sizes.hidden, sizes.ffn)
@@ -70,27 +75,33 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, S/tp, H] normalised -> [B, S/tp, H]."""
         x = self.tp.gather_sequence(x)
-        gate = functional.silu(functional.linear(x, local(self.w1.weight)))
-        hidden = gate * functional.linear(x, local(self.w3.weight))
-        return self.tp.scatter_sequence(functional.linear(hidden, local(self.w2.weight)))
+        gate, up = functional.linear(x, local(self.w1.weight)), functional.linear(x, local(self.w3.weight))
+        # Of what a layer saves, silu(gate) and its product with up are the widest and the cheapest to have again:
+        # a third of the bytes for no matrix product and no message, since recomputing stops at w2's input.
+        partial = _recompute(self._down, gate, up) if self.selective else self._down(gate, up)
+        return self.tp.scatter_sequence(partial)
+
+    def _down(self, gate: Tensor, up: Tensor) -> Tensor:
+        return functional.linear(functional.silu(gate) * up, local(self.w2.weight))
 
 
 class Block(nn.Module):
-    def __init__(self, sizes: config.Model, tp: TensorGroup, attend: Attend, *, recompute: bool) -> None:
+    def __init__(self, sizes: config.Model, tp: TensorGroup, attend: Attend, recompute: config.Recompute) -> None:
         super().__init__()
         self.tp = tp
         self.recompute = recompute
         self.attention_norm = Weight(sizes.hidden)
         self.attention = Attention(sizes, tp, attend)
         self.ffn_norm = Weight(sizes.hidden)
-        self.feed_forward = FeedForward(sizes, tp)
+        self.feed_forward = FeedForward(sizes, tp, recompute)
+        # What is compiled: FSDP's hooks are around the module and stay out of the graph.
+        self.compute: Callable[[Tensor, Rotary, Plan], Tensor] = self._compute
 
     def forward(self, x: Tensor, rope: Rotary, plan: Plan) -> Tensor:
-        if not self.recompute:
-            return self._compute(x, rope, plan)
-        # Inside the FSDP unit, so that recomputing does not run FSDP's forward hooks a second time.
-        out: Tensor = checkpoint(self._compute, x, rope, plan, use_reentrant=False, preserve_rng_state=False)
-        return out
+        if self.recompute == "Full":
+            # Inside the FSDP unit, so that recomputing does not run FSDP's forward hooks a second time.
+            return _recompute(self.compute, x, rope, plan)
+        return self.compute(x, rope, plan)
 
     def _compute(self, x: Tensor, rope: Rotary, plan: Plan) -> Tensor:
         x = x + self.attention(_norm(x, self.attention_norm, self.tp), rope, plan)
@@ -101,47 +112,56 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Parameters of everything below the head, under the checkpoint's prefix `model.`."""
 
-    def __init__(self, sizes: config.Model, tp: TensorGroup, attend: Attend, *, recompute: bool) -> None:
+    def __init__(
+        self, sizes: config.Model, tp: TensorGroup, attend: Attend, part: Part, again: dict[int, config.Recompute]
+    ) -> None:
         super().__init__()
-        self.tok_embeddings = Weight(sizes.vocab, sizes.hidden)
-        self.layers = nn.ModuleList(Block(sizes, tp, attend, recompute=recompute) for _ in range(sizes.layers))
-        self.norm = Weight(sizes.hidden)
+        self.tok_embeddings = Weight(sizes.vocab, sizes.hidden) if part.first else None
+        blocks = {str(layer): Block(sizes, tp, attend, again.get(layer, "None")) for layer in part.layers}
+        self.layers = nn.ModuleDict(blocks)  # by the layer's number in the whole model
+        self.norm = Weight(sizes.hidden) if part.last else None
 
 
 class InternLM2(nn.Module):
-    def __init__(
-        self,
-        sizes: config.Model,
-        tp: TensorGroup,
-        attend: Attend,
-        *,
-        rope_base: float = 50000.0,
-        recompute: bool = False,
-    ) -> None:
+    """The whole model, or the part of it that is one stage of a pipeline."""
+
+    def __init__(self, stage: config.Stage, tp: TensorGroup, attend: Attend, part: Part) -> None:
         super().__init__()
-        self.sizes = sizes
+        sizes, parallel = stage.model, stage.parallel
+        self.head_size = sizes.hidden // sizes.heads
         self.tp = tp
         self.attend = attend
-        self.rope_base = rope_base
-        self.model = Decoder(sizes, tp, attend, recompute=recompute)
-        self.output = Weight(sizes.vocab, sizes.hidden)
+        self.rope_base = stage.rope_base
+        again = dict.fromkeys(recomputed(sizes.layers, parallel.recompute_fraction), parallel.recompute)
+        self.model = Decoder(sizes, tp, attend, part, again)
+        self.output = Weight(sizes.vocab, sizes.hidden) if part.last else None
 
-    def forward(self, tokens: Tensor, positions: Tensor, documents: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, documents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the loss summed over `labels` [B, S], or without labels the logits [B, S, V/tp].
 
-        tokens, positions: [B, S] int64, S being the part of the sequence that this context rank has.
+        x: tokens [B, S] int64, S being the part of the sequence that this context rank has, or what the
+        stage before returned: a stage without head returns [B, S/tp, H]. positions: [B, S] int64.
         documents: [B, whole sequence] int64. Positions restart in each document, and attention stays inside it.
         """
-        rope = attention.rotary(positions, self.sizes.hidden // self.sizes.heads, self.rope_base)
+        rope = attention.rotary(positions, self.head_size, self.rope_base)
         plan = self.attend.plan(documents)
-        x = embed(tokens, local(self.model.tok_embeddings.weight), self.tp)
-        for layer in self.model.layers:
+        if self.model.tok_embeddings is not None:
+            x = embed(x, local(self.model.tok_embeddings.weight), self.tp)
+        for layer in self.model.layers.values():
             x = layer(x, rope, plan)
+        if self.model.norm is None or self.output is None:
+            return x
         x = self.tp.gather_sequence(_norm(x, self.model.norm, self.tp))
         head = local(self.output.weight)
         if labels is None:
             return functional.linear(x, head)
         return head_loss(x.flatten(0, 1), head, labels.flatten(), self.tp)
+
+
+def _recompute(compute: Callable[..., Tensor], *inputs: object) -> Tensor:
+    """Call `compute` and save its inputs alone; what its backward needs is computed again."""
+    out: Tensor = checkpoint(compute, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def _norm(x: Tensor, scale: Weight, tp: TensorGroup) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Optimizer
@@ -39,9 +39,9 @@ class AdamW:
     start, and on CPU its unfused paths take 5 times as long (114 ms against 23 ms for 19M parameters).
     """
 
-    def __init__(self, model: nn.Module, settings: Optimizer) -> None:
+    def __init__(self, parameters: dict[str, DTensor], settings: Optimizer) -> None:
         self.settings = settings
-        self.parameters: dict[str, DTensor] = dict(model.named_parameters())  # type: ignore[arg-type]
+        self.parameters = parameters
         self.shards = {name: local(p).detach() for name, p in self.parameters.items()}
         self.averages = {name: torch.zeros_like(shard) for name, shard in self.shards.items()}
         self.squares = {name: torch.zeros_like(shard) for name, shard in self.shards.items()}
@@ -58,7 +58,7 @@ class AdamW:
     def reduce(self, loss: Tensor, *, copies: int, stop: bool) -> Totals:
         """Sum loss and squared gradient norm over all ranks, and whether any wants to stop: one all-reduce.
 
-        `loss` is this rank's share, held by `copies` tensor ranks alike.
+        `loss` is this rank's share, held by `copies` tensor ranks alike; 0 on a pipeline rank without head.
         """
         squared = sum((self._squared_norm(name) for name in self.parameters), torch.zeros((), device=loss.device))
         totals = torch.stack((loss.detach() / copies, squared, torch.tensor(float(stop), device=loss.device)))

@@ -1,6 +1,7 @@
-"""From a model's sizes to a sharded model on this rank: tensor parallel, recompute, then FSDP."""
+"""From a stage's sizes to what this rank computes: the part of the model, tensor parallel, compile, FSDP."""
 
 import zlib
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -9,35 +10,58 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from internlm2_spec.config import Refused, Stage
-from internlm2_spec.layout import accumulation, check_model
+from internlm2_spec import pipeline
+from internlm2_spec.config import Parallel, Stage
 from internlm2_trainer.context import open_attention
 from internlm2_trainer.mesh import Mesh
-from internlm2_trainer.model import InternLM2, init_std
+from internlm2_trainer.model import Block, InternLM2, init_std
 from internlm2_trainer.tensor import TensorGroup, local
 
 # Which dimension of a matrix is split over the tensor ranks, by the name of its module. Norms are replicated.
 SPLIT_DIMENSION: Final = {"tok_embeddings": 0, "wqkv": 0, "wo": 1, "w1": 0, "w3": 0, "w2": 1, "output": 0}
 
 
-def build(stage: Stage, mesh: Mesh, device: torch.device) -> InternLM2:
-    """Return the model of a stage with random weights, sharded over the mesh.
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """What this rank has of the model: all of it, or its stages of the pipeline, by their number.
+
+    A parameter has the name it has in the whole model, so checkpoints know nothing of stages.
+    """
+
+    parts: dict[int, InternLM2]
+    dtype: torch.dtype  # of weights and activations in the passes; the shards themselves are fp32
+
+    @property
+    def whole(self) -> InternLM2:
+        """The model of a run without a pipeline."""
+        (model,) = self.parts.values()
+        return model
+
+    def parameters(self) -> dict[str, DTensor]:
+        """Return this rank's parameters by name, in the order of the model."""
+        named = (pair for part in self.parts.values() for pair in part.named_parameters())
+        return {name: parameter for name, parameter in named if isinstance(parameter, DTensor)}
+
+
+def build(stage: Stage, mesh: Mesh, device: torch.device, dtype: torch.dtype | None = None) -> LocalModel:
+    """Return this rank's share of a stage's model with random weights, sharded over the mesh.
 
     Weights depend on the seed and the parameter's name only, so every layout starts from the same model.
-
-    Raises:
-        Refused: the model's sizes do not fit the layout.
+    `dtype` is what the passes compute in: without it bf16 on a GPU and fp32 elsewhere.
     """
-    check_model(stage.model, stage.parallel, stage.sequence_length)
-    if stage.parallel.micro_batch < 1:
-        raise Refused("parallel.microBatch", wrong=f"{stage.parallel.micro_batch} is too small", right="use 1 or more")
-    accumulation(stage, mesh.degrees.world)  # refuses a batch that does not divide
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    parts = pipeline.parts(stage.model, pipeline.stage_count(stage.parallel), stage.sequence_length)
+    mine = pipeline.stages_of(stage.parallel, mesh.pipeline.get_local_rank())
+    return LocalModel({at: _build_part(stage, parts[at], mesh, device, dtype) for at in mine}, dtype)
+
+
+def _build_part(stage: Stage, part: pipeline.Part, mesh: Mesh, device: torch.device, dtype: torch.dtype) -> InternLM2:
     with torch.device("meta"):
-        recompute = stage.parallel.recompute == "Full"
-        attend = open_attention(mesh, device)
-        model = InternLM2(stage.model, tensor_group(mesh), attend, rope_base=stage.rope_base, recompute=recompute)
+        model = InternLM2(stage, tensor_group(mesh), open_attention(mesh, device), part)
     _split_tensors(model, mesh)
-    _shard(model, mesh, zero_stage=stage.parallel.zero.stage, device=device)
+    if stage.parallel.compile:
+        _compile(model, stage.parallel)
+    _shard(model, mesh, zero_stage=stage.parallel.zero.stage, dtype=dtype)
     model.to_empty(device=device)
     initialize(model, stage.seed)
     return model
@@ -58,16 +82,24 @@ def _split_tensors(model: nn.Module, mesh: Mesh) -> None:
             module.weight = nn.Parameter(split)
 
 
-def _shard(model: InternLM2, mesh: Mesh, *, zero_stage: int, device: torch.device) -> None:
-    policy = MixedPrecisionPolicy()
-    if device.type == "cuda":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for unit in (*model.model.layers, model):
-        fully_shard(unit, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=zero_stage == 3)
+def _compile(model: InternLM2, parallel: Parallel) -> None:
+    """Compile each layer. Layers are alike, so one compilation serves all of them."""
+    for block in model.model.layers.values():
+        assert isinstance(block, Block)
+        # The ring's point-to-point messages cannot be in a graph, so with it a layer is several.
+        block.compute = torch.compile(block.compute, fullgraph=parallel.context == 1, dynamic=False)
+
+
+def _shard(model: InternLM2, mesh: Mesh, *, zero_stage: int, dtype: torch.dtype) -> None:
+    # Shards stay fp32, and so does what AdamW sees: the dtype is that of the copies the passes gather. Nothing is
+    # cast on the way in, for activations have the weights' dtype already and rotary angles need theirs.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for unit in (*model.model.layers.values(), model):
+        sharded = fully_shard(unit, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=zero_stage == 3)
         # The loss is divided by the global token count, so gradients add up. gloo has no scaled sum,
         # which a divide factor alone would ask for.
-        unit.set_gradient_divide_factor(1.0)
-        unit.set_force_sum_reduction_for_comms(True)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
 
 
 def set_micro_step(model: nn.Module, *, zero_stage: int, last: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from internlm2_spec import config
+from internlm2_spec import config, layout
 from internlm2_spec.config import Refused, Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
@@ -32,6 +32,7 @@ from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.optim import AdamW
 from internlm2_trainer.output import say
 from internlm2_trainer.peak import peak_flops
+from internlm2_trainer.pipeline import open_pipeline
 from internlm2_trainer.source import CorpusSource
 from internlm2_trainer.stop import StopRequest
 from internlm2_trainer.train import Trainer
@@ -91,6 +92,7 @@ def read_stage(path: str) -> Stage:
 
 
 def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
+    layout.check(stage, place.world)
     device = _prepare_device(place.local_rank)
     _serve(metrics, place)
     kv = _join_group(place, device)
@@ -120,7 +122,7 @@ def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device
     stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))
     return Trainer(
         stage, mesh, device, source, checkpoints, stop, metrics, place.attempt, peak_flops(device),
-        model, AdamW(model, stage.optimizer),
+        model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
     )  # fmt: skip
 
 

@@ -17,9 +17,10 @@ from internlm2_trainer.data import Batch
 from internlm2_trainer.loss import IGNORED_LABEL
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.metrics import Metrics
-from internlm2_trainer.model import InternLM2
 from internlm2_trainer.optim import AdamW, Totals
 from internlm2_trainer.output import say
+from internlm2_trainer.parallelize import LocalModel
+from internlm2_trainer.pipeline import MicroBatch, Pipeline
 from internlm2_trainer.stop import StopRequest
 
 
@@ -76,7 +77,8 @@ class Trainer:
     metrics: Metrics
     attempt: int
     peak: float | None
-    model: InternLM2
+    model: LocalModel
+    pipeline: Pipeline | None
     optimizer: AdamW
     tokens: int = 0
     seen_checkpoint: int = -1
@@ -100,11 +102,10 @@ class Trainer:
     def step(self, step: int) -> Totals:
         """Do optimizer step `step` (from 0) and say how it went."""
         started = time.perf_counter()
-        micro_steps = layout.accumulation(self.stage, self.mesh.degrees.world)
-        batches = [self._batch(step, micro) for micro in range(micro_steps)]
+        batches = self.batches(step)
         data_wait = time.perf_counter() - started
         totals = self.optimizer.reduce(
-            self._forward_backward(batches), copies=self.mesh.degrees.tensor, stop=self.stop.requested
+            self.forward_backward(batches), copies=self.mesh.degrees.tensor, stop=self.stop.requested
         )
         rate = optim.learning_rate(self.stage.optimizer, step=step, steps=self.stage.steps)
         if not self.optimizer.step(rate, totals.gradient_norm):
@@ -115,26 +116,41 @@ class Trainer:
         self._report(step + 1, totals, seconds=seconds, data_wait=data_wait)
         return totals
 
-    def _forward_backward(self, batches: list[Samples]) -> Tensor:
+    def forward_backward(self, batches: list[Samples]) -> Tensor:
         """Accumulate gradients of the mean loss over the labels of all ranks; return this rank's share of it."""
         labels = torch.stack([(batch.labels != IGNORED_LABEL).sum() for batch in batches]).sum().to(self.device)
         dist.all_reduce(labels)
-        labels = (labels // self.mesh.degrees.tensor).clamp(min=1)
+        # Every rank of a tensor group and of a pipeline counted the same labels.
+        copies = self.mesh.degrees.tensor * self.mesh.degrees.pipeline
+        labels = (labels // copies).clamp(min=1)
+        micro_batches = [self._on_device(batch) for batch in batches]
+        if self.pipeline:
+            return self.pipeline.forward_backward(micro_batches, labels)
+        return self._accumulate(micro_batches, labels)
+
+    def _accumulate(self, micro_batches: list[MicroBatch], labels: Tensor) -> Tensor:
+        model, zero_stage = self.model.whole, self.stage.parallel.zero.stage
         loss = torch.zeros((), device=self.device)
-        for micro, batch in enumerate(batches):
-            last = micro == len(batches) - 1
-            parallelize.set_micro_step(self.model, zero_stage=self.stage.parallel.zero.stage, last=last)
-            tensors = (batch.tokens, batch.positions, batch.documents, batch.labels)
-            part = self.model(*(t.to(self.device) for t in tensors)) / labels
+        for micro, batch in enumerate(micro_batches):
+            parallelize.set_micro_step(model, zero_stage=zero_stage, last=micro == len(micro_batches) - 1)
+            part = model(*batch) / labels
             part.backward()
             loss += part.detach()
         return loss
 
-    def _batch(self, step: int, micro_step: int) -> Samples:
-        data_world = self.mesh.degrees.data
-        batch = self.source.micro_batch(
-            step, data_rank=self.mesh.data_rank, data_world=data_world, micro_step=micro_step
-        )
+    def _on_device(self, batch: Samples) -> MicroBatch:
+        place = self.device
+        return (
+            batch.tokens.to(place), batch.positions.to(place), batch.documents.to(place), batch.labels.to(place),
+        )  # fmt: skip
+
+    def batches(self, step: int) -> list[Samples]:
+        """Return this rank's micro-batches of a step."""
+        place = {"data_rank": self.mesh.data_rank, "data_world": self.mesh.degrees.data}
+        micro_steps = layout.accumulation(self.stage, self.mesh.degrees.world)
+        return [self._mine(self.source.micro_batch(step, micro_step=number, **place)) for number in range(micro_steps)]
+
+    def _mine(self, batch: Samples) -> Samples:
         if self.mesh.degrees.context == 1:
             return batch
         mine = context.own_places(self.mesh, self.stage.sequence_length)
@@ -164,7 +180,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything a checkpoint holds as tensors; writing into them changes this trainer."""
-        model = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        model = {f"model.{name}": parameter.detach() for name, parameter in self.model.parameters().items()}
         return model | {f"optim.{name}": tensor for name, tensor in self.optimizer.state().items()}
 
     def resume(self) -> int:

@@ -15,6 +15,9 @@ from internlm2_operator.api.template import TemplateSpec
 from internlm2_spec import config
 
 _FIXED: Final = "(s.parallel.tensor * s.parallel.pipeline * s.parallel.context * s.parallel.zero.shard)"
+_LAYERS: Final = model.size_in_cel("layers")
+_PER_RANK: Final = "(s.parallel.schedule in ['GPipe', '1F1B'] ? 1 : 2)"
+_STAGES: Final = f"(s.parallel.pipeline * {_PER_RANK})"
 
 
 class StageRule(Rule):
@@ -36,6 +39,9 @@ def _size_rules(bound: str) -> tuple[StageRule, ...]:
     ranks = f"({nodes} * self.nodes.gpusPerNode)"
     data = f"({ranks} / (s.parallel.tensor * s.parallel.pipeline * s.parallel.context))"
     tokens = f"(s.sequenceLength * s.parallel.microBatch * {data})"
+    micro_batches = f"(s.globalBatchTokens / {tokens})"
+    # What does not divide is a rule of its own; elsewhere it would only be a second error.
+    uneven = f"{ranks} % {_FIXED} != 0 || s.globalBatchTokens % {tokens} != 0"
     return (
         StageRule(
             f"{ranks} % {_FIXED} == 0",
@@ -49,6 +55,20 @@ def _size_rules(bound: str) -> tuple[StageRule, ...]:
             "globalBatchTokens {s.globalBatchTokens} is not divisible by sequenceLength {s.sequenceLength}"
             f" x microBatch {{s.parallel.microBatch}} x data {{{data}}} = {{{tokens}}} at nodes.{bound} {{{nodes}}};"
             f" use a multiple of {{{tokens}}}",
+        ),
+        StageRule(
+            f"s.parallel.pipeline == 1 || {uneven} || {micro_batches} >= s.parallel.pipeline",
+            f"parallel.pipeline {{s.parallel.pipeline}} has only {{{micro_batches}}} micro-batches a step at"
+            f" nodes.{bound} {{{nodes}}}; use a globalBatchTokens of {{{tokens} * s.parallel.pipeline}} or more,"
+            " or a smaller microBatch or pipeline",
+        ),
+        StageRule(
+            f"s.parallel.pipeline == 1 || {uneven} || {micro_batches} < s.parallel.pipeline"
+            " || !s.parallel.schedule.startsWith('Interleaved')"
+            f" || {micro_batches} % ({micro_batches} / s.parallel.pipeline) == 0",
+            "parallel.schedule {s.parallel.schedule} cannot go round pipeline {s.parallel.pipeline} with"
+            f" {{{micro_batches}}} micro-batches a step at nodes.{bound} {{{nodes}}};"
+            f" use a globalBatchTokens that is a multiple of {{{tokens} * s.parallel.pipeline}}, or schedule 1F1B",
         ),
     )
 
@@ -120,6 +140,11 @@ class Spec(ApiModel):
         ),
         *_head_rules(),
         *(_model_rule(name) for name in ("ffn", "vocab")),
+        StageRule(
+            f"s.parallel.pipeline == 1 || {_STAGES} <= {_LAYERS}",
+            f"parallel.pipeline {{s.parallel.pipeline}} with {{s.parallel.schedule}} makes {{{_STAGES}}} stages, and"
+            f" the model has {{{_LAYERS}}} layers; use pipeline {{{_LAYERS} / {_PER_RANK}}} or less",
+        ),
         *_size_rules("min"),
         *_size_rules("max"),
         Rule(
