@@ -1,10 +1,10 @@
 """Kernels one by one: what a stand-in for flash-attn is given, and that torch still takes what we give its own."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from internlm2_trainer import attention
 from internlm2_trainer.attention import KERNELS, FlashVarlen
@@ -31,8 +31,8 @@ def flash_attn_varlen(
     assert (max_seqlen_q, max_seqlen_k, causal, deterministic) == (longest, longest, True, True)
     parts = []
     for first, after in pairwise(bounds):
-        one = (t[first:after].transpose(0, 1).unsqueeze(0) for t in (q, k, v))
-        out: Any = torch.nn.functional.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=True)
+        one = [t[first:after].transpose(0, 1).unsqueeze(0) for t in (q, k, v)]
+        out = functional.scaled_dot_product_attention(one[0], one[1], one[2], is_causal=True, enable_gqa=True)
         parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)
 

@@ -6,6 +6,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from internlm2_spec.config import Stage
 from internlm2_trainer.model import Block
+from internlm2_trainer.spans import Plan
 from internlm2_trainer.tensor import local
 from tests import ranks
 from tests.trainer import parity
@@ -90,9 +91,9 @@ def rotary_precision(_rank: int, _world: int, stage: Stage) -> str:
     seen: list[torch.dtype] = []
     compute = block.compute
 
-    def look(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor | None) -> torch.Tensor:
+    def look(x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], plan: Plan) -> torch.Tensor:
         seen.append(rope[0].dtype)
-        return compute(x, rope, mask)
+        return compute(x, rope, plan)
 
     block.compute = look
     run.step(0)

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import pytest
@@ -88,7 +88,10 @@ def digests(run: Trainer) -> dict[str, str]:
 
 
 def errors_with_dropped_weights(_rank: int, _world: int, schedules: list[str], folder: str) -> dict[str, Any]:
-    return {schedule: errors(dataclasses.replace(V.parallel, schedule=schedule), folder) for schedule in schedules}
+    return {
+        schedule: errors(dataclasses.replace(V.parallel, schedule=cast(Any, schedule)), folder)
+        for schedule in schedules
+    }
 
 
 def errors(parallel: Parallel, folder: str) -> dict[str, float]:
