@@ -107,7 +107,7 @@ class Largest(TorchDispatchMode):
     """Watches how many elements the largest tensor has that any operation makes, and counts matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.largest = 0
         self.products = 0
 

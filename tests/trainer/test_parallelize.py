@@ -51,7 +51,7 @@ def collectives(_rank: int, _world: int, stages: list[Stage]) -> list[Counts]:
     counts = []
     for stage in stages:
         run = parity.trainer(stage)
-        with CommDebugMode() as counted:  # type: ignore[no-untyped-call]
+        with CommDebugMode() as counted:
             run.step(0)
         seen, ops = counted.get_comm_counts(), torch.ops.c10d
         counts.append((seen[ops._allgather_base_], seen[ops._reduce_scatter_base_], seen[ops.allreduce_]))

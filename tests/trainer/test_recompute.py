@@ -68,7 +68,7 @@ def bytes_and_products(stage: Stage) -> tuple[int, int]:
     return left, watch.products
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):
     """Counts matrix products, and knows which of the tensors made under it are still alive."""
 
     def __init__(self) -> None:
@@ -82,9 +82,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in out if isinstance(out, tuple | list) else (out,):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
-                self._made[StorageWeakRef(storage)] = storage.nbytes()  # type: ignore[no-untyped-call]
+                self._made[StorageWeakRef(storage)] = storage.nbytes()
         return out
 
     def alive(self) -> int:
-        left = (size for made, size in self._made.items() if not made.expired())  # type: ignore[no-untyped-call]
+        left = (size for made, size in self._made.items() if not made.expired())
         return sum(left)
