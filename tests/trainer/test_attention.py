@@ -1,7 +1,6 @@
 """Kernels one by one: what a stand-in for flash-attn is given, and that torch still takes what we give its own."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +30,8 @@ def flash_attn_varlen(
     assert (max_seqlen_q, max_seqlen_k, causal, deterministic) == (longest, longest, True, True)
     parts = []
     for first, after in pairwise(bounds):
-        one = (t[first:after].transpose(0, 1).unsqueeze(0) for t in (q, k, v))
-        out: Any = torch.nn.functional.scaled_dot_product_attention(*one, is_causal=True, enable_gqa=True)
+        one, keys, values = (t[first:after].transpose(0, 1).unsqueeze(0) for t in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(one, keys, values, is_causal=True, enable_gqa=True)
         parts.append(out[0].transpose(0, 1))
     return torch.cat(parts)
 

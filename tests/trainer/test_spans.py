@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,6 +30,7 @@ def covered(documents: Tensor, size: int) -> Tensor:
     return times
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     size=st.sampled_from([1, 2, 3, 4]),
     rows=st.lists(st.lists(st.booleans(), min_size=24, max_size=24), min_size=1, max_size=3),
@@ -56,7 +57,7 @@ def test_every_rank_computes_the_same_share_of_a_causal_triangle(size: int) -> N
 
 
 def area(span: spans.Span) -> int:
-    queries, keys = span.queries.stop - span.queries.start, span.keys.stop - span.keys.start
+    queries, keys = len(range(64)[span.queries]), len(range(64)[span.keys])
     return queries * (queries + 1) // 2 if span.causal else queries * keys
 
 

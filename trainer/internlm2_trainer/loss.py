@@ -25,13 +25,15 @@ def head_loss(x: Tensor, head: Tensor, labels: Tensor, tp: TensorGroup, *, chunk
     x: [N, H]. head: [V/size, H], this rank's rows. labels: [N] int64. Every rank of the group gets the
     same value, in fp32.
     """
-    loss: Tensor = _HeadLoss.apply(x, head, labels, tp, chunk_tokens)
+    loss: Tensor = _HeadLoss.apply(x, head, labels, tp, chunk_tokens, torch.is_grad_enabled())
     return loss
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, head: Tensor, labels: Tensor, tp: TensorGroup, chunk_tokens: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, head: Tensor, labels: Tensor, tp: TensorGroup, chunk_tokens: int, gradients: bool
+    ) -> Tensor:
         loss = x.new_zeros((), dtype=torch.float32)
         x_gradient = torch.empty_like(x)
         head_gradient = torch.zeros_like(head, dtype=torch.float32)
@@ -39,7 +41,7 @@ class _HeadLoss(torch.autograd.Function):
             rows = slice(start, start + chunk_tokens)
             part, gradient = _cross_entropy(x[rows] @ head.t(), labels[rows], tp)
             loss += part
-            if any(ctx.needs_input_grad):
+            if gradients:
                 torch.mm(gradient, head, out=x_gradient[rows])
                 head_gradient += gradient.t() @ x[rows]
         ctx.save_for_backward(x_gradient, head_gradient)
@@ -47,9 +49,9 @@ class _HeadLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         x_gradient, head_gradient = ctx.saved_tensors
-        return x_gradient * gradient, (head_gradient * gradient).to(ctx.dtype), None, None, None
+        return x_gradient * gradient, (head_gradient * gradient).to(ctx.dtype), None, None, None, None
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, tp: TensorGroup) -> tuple[Tensor, Tensor]:
