@@ -82,8 +82,8 @@ class Ulysses:
         grouped = torch.cat((q.view(batch, places, kv_heads, -1, size), k.unsqueeze(3), v.unsqueeze(3)), dim=3)
         grouped = _Exchange.apply(grouped, self.ranks, 2, 1)
         q, k, v = grouped[:, :, :, :-2].flatten(2, 3), grouped[:, :, :, -2], grouped[:, :, :, -1]
-        out = self.inner(q, k, v, plan).unflatten(2, (kv_heads // self.ranks.size, -1))
-        whole: Tensor = _Exchange.apply(out, self.ranks, 1, 2)
+        out = self.inner(q, k, v, plan)
+        whole: Tensor = _Exchange.apply(out.view(*k.shape[:3], -1), self.ranks, 1, 2)
         return whole.flatten(2)
 
 
