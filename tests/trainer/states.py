@@ -135,7 +135,7 @@ def checkpointer(
 
 def state_of(value: float) -> dict[str, torch.Tensor]:
     """Return a small state without a layout."""
-    return {"model.w": torch.full((4, 3), value), "optim.w.exp_avg": torch.full((4, 3), -value)}
+    return {"model.w": torch.full((4, 3), float(value)), "optim.w.exp_avg": torch.full((4, 3), -float(value))}
 
 
 def saved(store: Store, *steps: int, keep: int = 5, keep_every: int = 0, attempt: int = 1) -> None:
@@ -150,7 +150,13 @@ def restored(store: Store) -> tuple[float, int, tuple[tuple[int, str], ...]]:
     result = checkpointer(store).restore(state)
     assert result is not None
     assert torch.equal(state["optim.w.exp_avg"], -state["model.w"])
-    return state["model.w"].unique().item(), result.step, result.passed_over
+    return value_of(state["model.w"]), result.step, result.passed_over
+
+
+def value_of(tensor: torch.Tensor) -> float:
+    """Return the one value that all elements have."""
+    (value,) = set(tensor.flatten().tolist())
+    return float(value)
 
 
 def key_of(store: Store, step: int, ending: str) -> str:

@@ -20,7 +20,7 @@ from tests.trainer.states import checkpointer, flip, key_of, saved, state_of
 
 KILLS: Final = 1000
 # Bytes of a body from one place to die at to the next.
-SLICE: Final = 64
+SLICE: Final = 2
 
 
 @dataclass
@@ -129,7 +129,7 @@ def killed(url: str, memory: Path, kill_at: int, *, broken: bool) -> tuple[bool,
         store: Any = storage.open_store(url)
         clock = Clock(kill_at)
         # The control's manifest must come first below the places to die at, and so inside of them.
-        write(ManifestFirst(Mortal(store, clock)) if broken else Mortal(store, clock), memory, writer)  # type: ignore[arg-type]
+        write(ManifestFirst(Mortal(store, clock)) if broken else Mortal(store, clock), memory, writer)
         os._exit(0)
     os.close(writer)
     _, status = os.waitpid(pid, 0)
@@ -147,8 +147,8 @@ def look(url: str, told: int) -> tuple[str, int]:
     found = checkpoints.restore(state)
     if found is None:
         return "nothing to load", 0
-    values = {name: tensor.unique().tolist() for name, tensor in state.items()}
-    if values != {"model.w": [found.step], "optim.w.exp_avg": [-found.step]} or found.extra != {"step": found.step}:
+    values = {name: set(tensor.flatten().tolist()) for name, tensor in state.items()}
+    if values != {"model.w": {found.step}, "optim.w.exp_avg": {-found.step}} or found.extra != {"step": found.step}:
         return f"step {found.step} holds {values} and {found.extra}", 0
     if found.step < told:
         return f"step {told} existed, step {found.step} was loaded", len(found.passed_over)
@@ -192,7 +192,7 @@ def count_places(_rank: int, _world: int, damaged: bool) -> int:
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "the newest step damaged"])
 def test_no_load_sees_an_incomplete_or_corrupt_step_wherever_the_writer_dies(damaged: bool) -> None:
     places = ranks.run(1, count_places, damaged)[0]
-    assert places > 100
+    assert places > 300
     drawn = random.Random(7).choices(range(1, places + 1), k=KILLS // 2)
     seen: list[Seen] = ranks.run(1, die_often, drawn, damaged, False, timeout_seconds=400)[0]
     assert len(seen) == KILLS // 2
@@ -201,5 +201,5 @@ def test_no_load_sees_an_incomplete_or_corrupt_step_wherever_the_writer_dies(dam
 
 
 def test_the_control_a_manifest_before_its_shards_is_seen() -> None:
-    seen: list[Seen] = ranks.run(1, die_often, list(range(1, 80)), False, True, timeout_seconds=200)[0]
+    seen: list[Seen] = ranks.run(1, die_often, list(range(1, 400, 9)), False, True, timeout_seconds=200)[0]
     assert any(each.passed_over for each in seen)

@@ -1,5 +1,6 @@
 """What goes wrong while a save is in flight: the training goes on, and nothing half-written is seen."""
 
+import json
 import os
 import pathlib
 import signal
@@ -38,12 +39,16 @@ class Gate:
         self._store.put(key, parts)
 
 
-def test_a_save_beside_one_in_flight_is_skipped_and_counted_and_a_waiting_one_comes_after(store: Store) -> None:
+def test_a_save_beside_one_in_flight_is_skipped_and_counted_and_a_waiting_one_comes_after(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     gate = Gate(store)
     checkpoints = checkpointer(gate)
     checkpoints.save(1, state_of(1), {})
     checkpoints.save(2, state_of(2), {})
     assert (checkpoints.skipped, checkpoints.published, checkpoints.wait(0.0)) == (1, None, False)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["event"], said["step"], said["inFlight"]) == ("checkpoint-skipped", 2, 1)
     gate.opened.set()
     checkpoints.save(3, state_of(3), {}, wait=True)
     assert (restored(store)[1], checkpoints.skipped) == (3, 1)

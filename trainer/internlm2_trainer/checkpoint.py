@@ -137,7 +137,22 @@ class Checkpointer:
             self.restored = Restored(plan.step, plan.extra, choice.passed_over, "memory")
         if self._tier:
             self._tier.settle(state, self.restored.step if self.restored else -1)
+            self._copied = None
         return self.restored
+
+    def roll_back(self, state: dict[str, torch.Tensor], *, before: int) -> Restored | None:
+        """Give up this stage's steps from `before` on, in memory and storage, and restore the newest of the rest.
+
+        They are gone before anything is restored: a process that dies in between does not come back to them.
+
+        Raises what `wait` and `restore` do.
+        """
+        self.wait()
+        if self._rank == 0:
+            retrying(lambda: retention.give_up(self._store, self._stage, since=before))
+        if self._tier:
+            self._tier.settle(state, before - 1)
+        return self.restore(state)
 
     def init_from(self, stage: str, state: dict[str, torch.Tensor]) -> Restored:
         """Fill the weights (names that start with `model.`) from another stage's newest verified step.

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from internlm2_spec.config import Refused
 from internlm2_spec.contract import MANIFEST_NAME, step_prefix
@@ -21,7 +21,7 @@ from internlm2_trainer import address, fence, retention, verify
 from internlm2_trainer.address import Run, Step
 from internlm2_trainer.storage import Missing, StoreUnavailable, retrying
 
-Group = argparse._SubParsersAction  # the type has no public name
+Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # the type has no public name
 
 SILENT_SECONDS: Final = 5.0
 NOTE_SECONDS: Final = 2.0
@@ -88,7 +88,7 @@ def run_verify(options: argparse.Namespace) -> int:
         newest = {each.stage: each for each in reversed(steps)}
         steps = sorted(newest.values(), key=lambda each: each.stage)
     held = retrying(lambda: fence.read(run.store))
-    results = []
+    results: list[dict[str, Any]] = []
     for each in steps:
         manifest, reason = verify.inspect(run.store, each.stage, each.step, listed=run.sizes, fence=held)
         if manifest is not None and reason is None:

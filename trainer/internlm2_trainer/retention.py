@@ -18,6 +18,12 @@ def retain(store: Store, stage: str, *, keep: int, keep_every: int, before: int,
         return
 
 
+def give_up(store: Store, stage: str, *, since: int) -> None:
+    """Delete every step from `since` on."""
+    listed = [entry.key for entry in store.list(f"{stage}/")]
+    store.delete(objects_of(listed, stage, lambda step: step >= since))
+
+
 def objects_of(keys: Sequence[str], stage: str, chosen: Callable[[int], bool]) -> list[str]:
     """Return the keys of a stage's chosen steps in the order to delete them: every manifest before any shard.
 

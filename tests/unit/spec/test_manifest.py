@@ -61,7 +61,7 @@ def edited(**changes: object) -> str:
         (edited(tensors={"w": ["F32", [4], [[1, 48, [0], [4]]]]}), "w: bytes 48 to 64 are not in 2-1"),
         (edited(tensors={"w": ["F99", [4], []]}), "type 'F99' is not known"),
         (edited(tensors={"w": ["F32", [4], [[7, 0, [0], [4]]]]}), "not a checkpoint manifest"),
-        (to_json(MANIFEST)[:-20], "delimiter|Expecting"),
+        (to_json(MANIFEST)[:-20], "Unterminated string"),
     ],
 )
 def test_another_text_is_refused_with_the_reason(text: str, reason: str) -> None:
@@ -104,7 +104,7 @@ def test_a_listing_is_compared_with_the_objects(sizes: dict[str, int], reason: s
     assert lacking(MANIFEST, sizes, FOLDER) == reason
 
 
-CHANGES = {"step": ('"step":50', '"step":90'), "tokens": ('"extra":{', '"extra":{"tokens":1,')}
+CHANGES = {"step": ('"step":50', '"step":90'), "tokens": ('"tokens":1000', '"tokens":2000')}
 
 
 @pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
