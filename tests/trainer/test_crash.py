@@ -192,7 +192,7 @@ def count_places(_rank: int, _world: int, damaged: bool) -> int:
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "the newest step damaged"])
 def test_no_load_sees_an_incomplete_or_corrupt_step_wherever_the_writer_dies(damaged: bool) -> None:
     places = ranks.run(1, count_places, damaged)[0]
-    assert places > 300
+    assert places > 200
     drawn = random.Random(7).choices(range(1, places + 1), k=KILLS // 2)
     seen: list[Seen] = ranks.run(1, die_often, drawn, damaged, False, timeout_seconds=400)[0]
     assert len(seen) == KILLS // 2
