@@ -199,6 +199,14 @@ REFUSED: Final[dict[str, Row]] = {
     "an endless URL": ({"checkpoint.url": "s3://b/" + "x" * 600}, ("spec.checkpoint.url", "may not be more than 512")),
     "a checkpoint every zero steps": ({"checkpoint.everySteps": 0}, ("checkpoint.everySteps", "greater than or equal")),
     "keeping one checkpoint only": ({"checkpoint.keep": 1}, ("checkpoint.keep", "greater than or equal to 2")),
+    "a kept checkpoint that is never written": (
+        {"checkpoint.everySteps": 50, "checkpoint.keepEverySteps": 70},
+        ("checkpoint.keepEverySteps", "70 is not a multiple of everySteps 50", "use a multiple of 50, or 0 for none"),
+    ),
+    "a copy in memory every minus one steps": (
+        {"checkpoint.memoryEverySteps": -1},
+        ("checkpoint.memoryEverySteps", "greater than or equal to 0"),
+    ),
     "no stages": ({"stages": []}, ("spec.stages", "at least 1 items")),
     "seventeen stages": (
         {"stages": [stage(name=f"s{i}") for i in range(17)]},

@@ -77,12 +77,17 @@ class RandomSource:
 
 class NoCheckpoints(Checkpoints):
     published = None
+    remembered = None
     stall_seconds = 0.0
+    skipped = 0
 
     def restore(self, state: dict[str, Tensor]) -> Resumed | None:  # noqa: ARG002
         return None
 
     def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None:
+        pass
+
+    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, int]) -> None:
         pass
 
 

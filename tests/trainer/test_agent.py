@@ -25,7 +25,7 @@ def corpus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_killed_rank_is_restarted_in_place_and_repeats_its_steps_bit_by_bit(tmp_path: Path, corpus_url: str) -> None:
     stage = agents.stage(tmp_path, corpus_url, steps=60)
     with agents.started(tmp_path, stage, MEMBERS[:1], nodes=1, ranks=2) as (agent,):
-        agents.until(lambda: len(agent.steps()) > 12, "step 13", [agent])
+        agents.until(agent.midway, "the middle of an interval", [agent])
         os.kill(agent.events("ranks-started")[0]["pids"][1], signal.SIGKILL)
         code = agent.wait()
 
@@ -33,6 +33,7 @@ def test_a_killed_rank_is_restarted_in_place_and_repeats_its_steps_bit_by_bit(tm
     assert agent.termination().failure is FailureClass.DONE
     assert [line["incarnation"] for line in agent.events("ranks-started")] == [0, 1]
     assert agent.events("ranks-failed")[0]["reason"] == "RankKilled"
+    assert_resumed_from_memory(agent)
     assert_steps_repeat(agent.steps(), last=60)
 
 
@@ -41,7 +42,7 @@ def test_a_spare_takes_the_place_of_a_member_that_is(fault: signal.Signals, tmp_
     stage = agents.stage(tmp_path, corpus_url, steps=120)
     with agents.started(tmp_path, stage, [*MEMBERS, SPARE], nodes=2) as pods:
         host, member, spare = pods
-        agents.until(lambda: len(host.steps()) > 12, "step 13", pods)
+        agents.until(host.midway, "the middle of an interval", pods)
         assert [pod.events("ranks-started")[0]["ranks"] for pod in (host, member)] == [[0], [1]]
         assert spare.events("ranks-started") == [], "it was there first, and let the members meet"
         member.signal_all(fault)
@@ -49,6 +50,7 @@ def test_a_spare_takes_the_place_of_a_member_that_is(fault: signal.Signals, tmp_
         codes = host.wait(), spare.wait()
 
     assert codes == (ExitCode.DONE, ExitCode.DONE)
+    assert_resumed_from_memory(host)  # the spare had none: its peer is a replica
     assert_steps_repeat(host.steps(), last=120)
 
 
@@ -79,6 +81,14 @@ def test_a_refused_configuration_ends_at_once_with_one_line(tmp_path: Path, corp
     assert agent.termination().message == "parallel.tensor: 3 does not divide kvHeads 4; use 1, 2, 4"
     assert len(agent.events("ranks-started")) == 1
     assert "Traceback" not in agent.errors.read_text()
+
+
+def assert_resumed_from_memory(agent: agents.Agent) -> None:
+    first, *others = agent.events("resumed")
+    assert (first["step"], first["tier"]) == (0, None)
+    assert others
+    assert {(each["tier"], each["step"] % 10) for each in others} == {("memory", 0)}
+    assert all(each["step"] > 0 for each in others)
 
 
 def assert_steps_repeat(lines: list[agents.Line], *, last: int) -> None:

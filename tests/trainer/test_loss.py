@@ -95,7 +95,7 @@ def test_logits_never_exist_whole() -> None:
     assert control.largest == TOKENS * VOCAB
 
 
-class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's, seen from a subclass
+class Largest(TorchDispatchMode):
     """Watches how many elements the largest tensor has that any operation makes, and counts matrix products."""
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ def test_progress_and_metrics_tell_the_last_step() -> None:
         metrics.resumed(40)
         metrics.finished(41, loss=2.5, tokens_per_second=1000.0, mfu=None, now=17.0)
         metrics.skipped()
+        metrics.checkpoints_skipped(2)
         progress = Progress.from_json(get(port, "progress"))
         text = get(port, "metrics")
     finally:
@@ -26,6 +27,7 @@ def test_progress_and_metrics_tell_the_last_step() -> None:
     assert 'internlm2_train_phase{phase="step"} 1.0' in text
     assert 'internlm2_train_phase{phase="init"} 0.0' in text
     assert "internlm2_train_skipped_steps_total 1.0" in text
+    assert "internlm2_train_checkpoints_skipped_total 2.0" in text
 
 
 def test_a_loss_that_is_not_a_number_is_still_readable() -> None:

@@ -8,17 +8,16 @@ from typing import Any, cast
 import numpy
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from internlm2_spec.config import Parallel, Stage
 from internlm2_spec.pipeline import ZERO_BUBBLE
 from internlm2_trainer import storage
-from internlm2_trainer.checkpoint import Checkpointer
 from internlm2_trainer.train import Trainer
 from tests import ranks
 from tests.trainer import parity
+from tests.trainer.states import checkpointer
 
 LAYERS = 5
 ONE = parity.stage(layers=LAYERS)
@@ -74,10 +73,7 @@ def load(rank: int, world: int, stage: Stage, url: str) -> dict[str, str]:
 
 def opened(rank: int, world: int, stage: Stage, url: str) -> Trainer:
     run = parity.trainer(stage)
-    kv = dist.distributed_c10d._get_default_store()
-    run.checkpoints = Checkpointer(
-        storage.open_store(url), stage="test", keep=1, attempt=1, rank=rank, world=world, kv=kv
-    )
+    run.checkpoints = checkpointer(storage.open_store(url), rank, world)
     return run
 
 

@@ -90,11 +90,26 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where checkpoints go, how often, and how many finished ones are kept."""
+    """Where checkpoints go, how often, and how many finished ones are kept.
+
+    Every `memory_every_steps` the state is kept in the node's memory too, 0 for never; steps that are
+    multiples of `keep_every_steps` are never deleted, 0 for none.
+    """
 
     url: str
     every_steps: int = 50
     keep: int = 5
+    keep_every_steps: int = 0
+    memory_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what would keep nothing, or divide by nothing."""
+        if self.every_steps < 1:
+            raise Refused("checkpoint.everySteps", wrong=f"{self.every_steps} is too small", right="use 1 or more")
+        if self.keep_every_steps % self.every_steps:
+            wrong = f"{self.keep_every_steps} is not a multiple of everySteps {self.every_steps}"
+            right = f"use a multiple of {self.every_steps}, or 0 for none"
+            raise Refused("checkpoint.keepEverySteps", wrong=wrong, right=right)
 
 
 @dataclass(frozen=True, slots=True)

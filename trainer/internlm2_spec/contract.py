@@ -40,6 +40,7 @@ ENV_INCARNATION: Final = "INTERNLM2_INCARNATION"  # process starts within this p
 ENV_RUN_DIR: Final = "INTERNLM2_RUN_DIR"  # where ranks leave their Termination for the agent
 ENV_TERMINATION_LOG: Final = "INTERNLM2_TERMINATION_LOG"  # instead of TERMINATION_LOG
 ENV_METRICS_PORT: Final = "INTERNLM2_METRICS_PORT"  # instead of METRICS_PORT; 0 is any free one
+ENV_MEMORY_DIR: Final = "INTERNLM2_MEMORY_DIR"  # where ranks keep copies for a restart in place; unset: nowhere
 ENV_CACHE_DIR: Final = "INTERNLM2_CACHE_DIR"  # where corpus shards are kept
 RESERVED_ENV_PREFIXES: Final = ("INTERNLM2_", "TORCHELASTIC_", "PET_")
 RESERVED_ENV_NAMES: Final = (

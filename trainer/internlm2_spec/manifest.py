@@ -5,8 +5,9 @@ SHA-256, and says for every tensor which object holds which slice at which byte:
 layout needs nothing else to fetch exactly the bytes that it lacks.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,36 +65,41 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """Return the text that `parse_manifest` reads; objects are named once, slices refer by number."""
+    """Return the text that `parse_manifest` reads; objects are named once, slices refer by number.
+
+    It ends with the SHA-256 of everything before it: a manifest vouches for the shards, so something has to
+    vouch for the manifest.
+    """
     number = {stored.name: i for i, stored in enumerate(manifest.objects)}
     tensors = {
         name: [t.dtype, t.shape, [[number[s.object], s.start, s.offset, s.shape] for s in t.slices]]
         for name, t in sorted(manifest.tensors.items())
     }
-    return json.dumps(
-        {
-            "format": MANIFEST_FORMAT,
-            "stage": manifest.stage,
-            "step": manifest.step,
-            "attempt": manifest.attempt,
-            "world": manifest.world,
-            "time": manifest.time,
-            "extra": manifest.extra,
-            "objects": [[o.name, o.size, o.sha256] for o in manifest.objects],
-            "tensors": tensors,
-        },
-        separators=(",", ":"),
-    )
+    data = {
+        "format": MANIFEST_FORMAT,
+        "stage": manifest.stage,
+        "step": manifest.step,
+        "attempt": manifest.attempt,
+        "world": manifest.world,
+        "time": manifest.time,
+        "extra": manifest.extra,
+        "objects": [[o.name, o.size, o.sha256] for o in manifest.objects],
+        "tensors": tensors,
+    }
+    return _compact(data | {"sha256": _digest(data)})
 
 
 def parse_manifest(text: str) -> Manifest:
     """Parse a manifest.
 
     Raises:
-        ValueError: not a manifest of this version, or one whose slices do not tile its tensors.
+        ValueError: not a manifest of this version, one that was changed, or one whose slices do not tile its tensors.
     """
     try:
         data = json.loads(text)
+        # Manifests of the first release have none.
+        if (written := data.pop("sha256", None)) is not None and written != _digest(data):
+            raise ValueError("it has another SHA-256")
         if data["format"] != MANIFEST_FORMAT:
             raise ValueError(f"format {data['format']!r} is not {MANIFEST_FORMAT!r}")
         objects = tuple(StoredObject(str(name), int(size), str(digest)) for name, size, digest in data["objects"])
@@ -147,6 +153,15 @@ def published(keys: Iterable[str], stage: str) -> list[int]:
     return sorted(steps, reverse=True)
 
 
+def kept(steps: Sequence[int], *, keep: int, keep_every: int) -> frozenset[int]:
+    """Return which of a stage's steps retention leaves: the newest `keep`, and multiples of `keep_every` for ever.
+
+    `keep_every` 0 keeps none for ever. At least one step stays, whatever `keep` says.
+    """
+    newest = sorted(steps, reverse=True)[: max(1, keep)]
+    return frozenset(newest) | {step for step in steps if keep_every and step % keep_every == 0}
+
+
 def lacking(manifest: Manifest, sizes: Mapping[str, int], folder: str) -> str | None:
     """Return what a listing (key -> bytes) lacks of a manifest's objects, None when all are there in full."""
     for stored in manifest.objects:
@@ -156,6 +171,14 @@ def lacking(manifest: Manifest, sizes: Mapping[str, int], folder: str) -> str | 
         if size != stored.size:
             return f"{stored.name} has {size} bytes, not {stored.size}"
     return None
+
+
+def _compact(data: dict[str, Any]) -> str:
+    return json.dumps(data, separators=(",", ":"))
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(_compact(data).encode()).hexdigest()
 
 
 def _tensor(entry: Any, objects: tuple[StoredObject, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m internlm2_trainer`: train a stage, tokenize a corpus, or run the agent of a pod."""
+"""`python -m internlm2_trainer`: train a stage, tokenize a corpus, look after checkpoints, or run a pod's agent."""
 
 import argparse
 import sys
@@ -16,6 +16,10 @@ def main(arguments: list[str]) -> int:
         from internlm2_trainer import agent
 
         return agent.main(rest)
+    if verb == "checkpoint":
+        from internlm2_trainer import checkpoint_cli
+
+        return checkpoint_cli.main(rest)
     if verb == "tokenize":
         from internlm2_trainer import tokenize
 
@@ -43,6 +47,7 @@ _USAGE = """usage: python -m internlm2_trainer VERB [options]
   tokenize         turn text into packed token shards
   train-tokenizer  train a SentencePiece tokenizer
   agent            run the ranks of one node and keep them running
+  checkpoint       list, verify, show, compare and prune checkpoints
 
 python -m internlm2_trainer VERB --help says more."""
 

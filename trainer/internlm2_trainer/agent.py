@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from internlm2_spec.config import Refused
-from internlm2_spec.contract import ENV_RUN_DIR, RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
-from internlm2_trainer import ending
+from internlm2_spec.contract import ENV_MEMORY_DIR, ENV_RUN_DIR, RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
+from internlm2_trainer import ending, shm
 from internlm2_trainer.interrupt import StopRequested, StopSignal
 from internlm2_trainer.output import say
 
@@ -26,8 +26,8 @@ PRELOAD: Final = ["internlm2_trainer.rank", "torch._dynamo"]
 def main(arguments: list[str]) -> int:
     """Run the agent and return the exit code of the contract; the termination log holds the same."""
     options = parse(arguments)
-    with tempfile.TemporaryDirectory(prefix="internlm2-") as folder:
-        _set_environment(folder)
+    with tempfile.TemporaryDirectory(prefix="internlm2-") as folder, shm.folder() as memory:
+        _set_environment(folder, memory)
         # Before torch is imported here: both imports then run side by side.
         multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
         forkserver.ensure_running()
@@ -71,9 +71,11 @@ def _node_range(text: str) -> int:
     return int(low)
 
 
-def _set_environment(folder: str) -> None:
+def _set_environment(folder: str, memory: Path | None) -> None:
     """Set what this process and, through the fork server, every rank reads."""
     os.environ[ENV_RUN_DIR] = folder
+    if memory is not None:
+        os.environ[ENV_MEMORY_DIR] = str(memory)
     # With the shared store, keys of a former round make the next one fail (stale peer addresses).
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -58,6 +58,10 @@ class Exchange:
             delay = min(LAST_POLL_SECONDS, delay * 1.5)
         return [json.loads(self._kv.get(name)) for name in names]
 
+    def there(self, keys: Sequence[str]) -> bool:
+        """Say whether every key was posted by now."""
+        return self._kv.check([f"{self._prefix}/{key}" for key in keys])
+
     def forget(self, keys: Sequence[str]) -> None:
         """Delete values that every rank has read."""
         for key in keys:

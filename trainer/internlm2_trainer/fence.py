@@ -1,9 +1,9 @@
 """The fence: `fence.json` names the one attempt that may publish; an older writer finds out and stops."""
 
 import contextlib
-import json
 
 from internlm2_spec.contract import FENCE_NAME
+from internlm2_spec.fence import Fence, Resumed
 from internlm2_trainer.storage import Conflict, Missing, Store, StoreRefused
 
 
@@ -11,43 +11,38 @@ class Fenced(Exception):
     """A newer attempt of this job holds the fence: this process is a leftover and must not write."""
 
 
-def acquire(store: Store, attempt: int) -> None:
-    """Make `attempt` the one that may publish, by compare-and-swap.
+def acquire(store: Store, attempt: int, resumed: Resumed | None = None) -> Fence:
+    """Make `attempt` the one that may publish, by compare-and-swap, and return the fence.
+
+    `resumed` is noted with it: from then on no step of an older attempt beyond it counts.
 
     Raises:
         Fenced: a newer attempt has it.
     """
     while True:
-        holder, tag = _holder(store)
-        _refuse_newer(holder, attempt)
-        if holder == attempt:
-            return  # a restart in place
+        fence, tag = _stored(store)
+        if fence.attempt > attempt:
+            raise Fenced(f"attempt {fence.attempt} holds the fence; this is attempt {attempt}")
+        wanted = fence.held_by(attempt, resumed)
+        if wanted == fence:
+            return fence
         with contextlib.suppress(Conflict):
-            store.swap(FENCE_NAME, json.dumps({"attempt": attempt}).encode(), tag=tag)
-            return
+            store.swap(FENCE_NAME, wanted.to_json().encode(), tag=tag)
+            return wanted
 
 
-def check(store: Store, attempt: int) -> None:
-    """Raise Fenced unless no newer attempt holds the fence.
-
-    Between this and the write that it guards a newer attempt may still take the fence. The step that then
-    appears is whole and verified, and the newer attempt finds it published when it gets there.
-    """
-    _refuse_newer(_holder(store)[0], attempt)
+def read(store: Store) -> Fence:
+    """Return the fence as it stands; an empty one when nobody took it yet."""
+    return _stored(store)[0]
 
 
-def _refuse_newer(holder: int, attempt: int) -> None:
-    if holder > attempt:
-        raise Fenced(f"attempt {holder} holds the fence; this is attempt {attempt}")
-
-
-def _holder(store: Store) -> tuple[int, str | None]:
-    """Return the attempt on the fence, -1 for none, and the tag to swap it by."""
+def _stored(store: Store) -> tuple[Fence, str | None]:
+    """Return the fence and the tag to swap it by."""
     try:
         stored = store.get(FENCE_NAME)
-        return int(json.loads(stored.body)["attempt"]), stored.tag
+        return Fence.from_json(stored.body.decode()), stored.tag
     except Missing:
-        return -1, None
-    except (ValueError, TypeError, KeyError):
+        return Fence(), None
+    except ValueError:
         wrong = f"{FENCE_NAME} is not a fence"
         raise StoreRefused(store.url, wrong=wrong, right="delete it, or use an URL of this job's own") from None

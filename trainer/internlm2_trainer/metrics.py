@@ -23,6 +23,7 @@ GAUGES: Final = {
     "data_wait_seconds": "Time the last step waited for data.",
     "checkpoint_stall_seconds": "Time training has waited for checkpoints, in all.",
     "checkpoint_step": "Step of the newest published checkpoint.",
+    "checkpoint_memory_step": "Step of the newest copy of the state in this node's memory.",
 }
 
 
@@ -37,6 +38,10 @@ class Metrics:
         self._skipped = Counter(
             PREFIX + "skipped_steps", "Steps whose gradient was not finite.", registry=self.registry
         )
+        self._skipped_saves = Counter(
+            PREFIX + "checkpoints_skipped", "Checkpoints left out because the storage was behind.",
+            registry=self.registry,
+        )  # fmt: skip
         self._server: ThreadingHTTPServer | None = None
         self.enter(progress.phase)
 
@@ -70,6 +75,9 @@ class Metrics:
 
     def skipped(self) -> None:
         self._skipped.inc()
+
+    def checkpoints_skipped(self, count: int) -> None:
+        self._skipped_saves.inc(count)
 
     def serve(self, port: int) -> int:
         """Serve from a daemon thread and return the port.

@@ -1,15 +1,18 @@
-"""How a step comes to exist: every rank's shard, then the manifest, then the old steps go.
+"""How a step comes to exist: every rank's shard, then the manifest.
 
 Runs in a background thread. What needs the storage is tried until the storage is back; one staged copy
 is all that waits meanwhile.
 """
 
+import contextlib
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from internlm2_spec.contract import MANIFEST_NAME, step_prefix
+from internlm2_spec.fence import Resumed
 from internlm2_spec.manifest import (
     Manifest,
     Slice,
@@ -17,7 +20,6 @@ from internlm2_spec.manifest import (
     Tensor,
     check_tiling,
     parse_manifest,
-    published,
     to_json,
 )
 from internlm2_trainer import fence, shards
@@ -40,7 +42,6 @@ class Writer:
     attempt: int
     rank: int
     world: int
-    keep: int
     pause: Callable[[float], bool]  # sleeps; True when the writer is closing
 
     def until_back(self, action: Callable[[], _T]) -> _T:
@@ -97,43 +98,44 @@ def assemble(writer: Writer, step: int, entries: list[dict[str, Any]], extra: di
     return manifest
 
 
-def publish(writer: Writer, manifest: Manifest, *, replace: bool) -> Manifest:
+def publish(writer: Writer, manifest: Manifest, *, resumed: int, replace: bool) -> Manifest:
     """Make the step exist and return its manifest: ours, or one that was there before.
 
-    `replace` says that the step exists and is known to be damaged.
+    `resumed` is the step that this attempt went on from. `replace` says that the step exists and is known to be
+    damaged; one that an older attempt wrote beyond `resumed` is replaced, too.
 
     Raises:
         Fenced: a newer attempt has taken over.
     """
-    key = f"{step_prefix(writer.stage, manifest.step)}/{MANIFEST_NAME}"
+    store, key = writer.store, f"{step_prefix(writer.stage, manifest.step)}/{MANIFEST_NAME}"
     body = to_json(manifest).encode()
-    writer.until_back(lambda: fence.check(writer.store, writer.attempt))
+    note = Resumed(writer.stage, writer.attempt, resumed)
+    held = writer.until_back(lambda: fence.acquire(store, writer.attempt, note))
     if replace:
-        writer.until_back(lambda: writer.store.delete([key]))
+        writer.until_back(lambda: store.delete([key]))
+    while True:
+        try:
+            writer.until_back(lambda: store.create(key, body))
+            return manifest
+        except Conflict:
+            found = writer.until_back(lambda: _found(store, key))
+        if found is None:
+            continue  # deleted meanwhile
+        there, tag = found
+        if there and held.superseded_by(stage=there.stage, attempt=there.attempt, step=there.step) is None:
+            return there
+        with contextlib.suppress(Conflict):
+            writer.until_back(functools.partial(store.swap, key, body, tag=tag))
+            return manifest
+
+
+def _found(store: Store, key: str) -> tuple[Manifest | None, str] | None:
+    """Return the manifest at a key, None in its place when it is damaged, with its tag; None for no object."""
     try:
-        writer.until_back(lambda: writer.store.create(key, body))
-    except Conflict:
-        return parse_manifest(writer.until_back(lambda: writer.store.get(key)).body.decode())
-    return manifest
-
-
-def retain(writer: Writer, step: int, damaged: frozenset[int]) -> None:
-    """Delete the stage's steps before `step` but the newest `keep`, manifest first.
-
-    What fails is left to the next save. Shards that a killed save left behind go too; files that are not ours stay.
-    """
+        stored = store.get(key)
+    except Missing:
+        return None
     try:
-        keys = [entry.key for entry in writer.store.list(f"{writer.stage}/")]
-        kept = [s for s in published(keys, writer.stage) if s not in damaged][: max(1, writer.keep)]
-        folders = {step_prefix(writer.stage, s) for s in kept}
-        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST_NAME}")):
-            folder, _, name = key.rpartition("/")
-            ours = name == MANIFEST_NAME or name.endswith(".safetensors")
-            if (
-                ours
-                and folder not in folders
-                and step_prefix(writer.stage, 0) <= folder < step_prefix(writer.stage, step)
-            ):
-                writer.store.delete([key])
-    except (StoreUnavailable, Missing):
-        return
+        return parse_manifest(stored.body.decode()), stored.tag
+    except ValueError:
+        return None, stored.tag

@@ -17,6 +17,7 @@ from internlm2_spec.config import Refused, Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
     ENV_INCARNATION,
+    ENV_MEMORY_DIR,
     ENV_METRICS_PORT,
     METRICS_PORT,
     ExitCode,
@@ -27,6 +28,7 @@ from internlm2_spec.contract import (
 )
 from internlm2_trainer import ending, parallelize, storage
 from internlm2_trainer.checkpoint import Checkpointer
+from internlm2_trainer.memory import Memory, node_limit
 from internlm2_trainer.mesh import open_mesh
 from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.optim import AdamW
@@ -51,14 +53,20 @@ class Place:
     attempt: int
     incarnation: int
     metrics_port: int
+    local_world: int
 
     @classmethod
     def from_environment(cls) -> "Place":
         read = {key: int(os.environ.get(key, default)) for key, default in (
             ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), (ENV_ATTEMPT, 1), (ENV_INCARNATION, 0),
-            (ENV_METRICS_PORT, METRICS_PORT),
+            (ENV_METRICS_PORT, METRICS_PORT), ("LOCAL_WORLD_SIZE", 1),
         )}  # fmt: skip
         return cls(*read.values())
+
+    def memory(self) -> Memory | None:
+        """Return where this rank's copies outlive it; None without an agent, whose folder that is."""
+        folder = os.environ.get(ENV_MEMORY_DIR)
+        return Memory(Path(folder), self.local_rank, limit_bytes=node_limit(self.local_world)) if folder else None
 
 
 def main(config_path: str) -> int:
@@ -97,8 +105,8 @@ def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
     _serve(metrics, place)
     kv = _join_group(place, device)
     checkpoints = Checkpointer(
-        storage.open_store(stage.checkpoint.url), stage=stage.name, keep=stage.checkpoint.keep,
-        attempt=place.attempt, rank=place.rank, world=place.world, kv=kv,
+        storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name,
+        attempt=place.attempt, rank=place.rank, world=place.world, kv=kv, memory=place.memory(),
     )  # fmt: skip
     trainer = _assemble(stage, place, metrics, device, checkpoints)
     step = _resume(trainer, checkpoints, place)
@@ -134,7 +142,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpointer, place: Place) -> int:
         checkpoints.init_from(trainer.stage.init_from, trainer.state())
     trainer.metrics.resumed(step)
     if place.rank == 0:
-        say(event="resumed", step=step, world=place.world, attempt=place.attempt, time=time.time())
+        tier = checkpoints.restored.tier if checkpoints.restored else None
+        say(event="resumed", step=step, tier=tier, world=place.world, attempt=place.attempt, time=time.time())
     return step
 
 

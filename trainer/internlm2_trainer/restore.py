@@ -5,40 +5,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from internlm2_spec.contract import MANIFEST_NAME, step_prefix
-from internlm2_spec.manifest import Manifest, lacking, parse_manifest, published
-from internlm2_trainer import shards
+from internlm2_spec.contract import step_prefix
+from internlm2_spec.manifest import Manifest, published
+from internlm2_trainer import fence, verify
 from internlm2_trainer.exchange import Exchange
 from internlm2_trainer.output import say
-from internlm2_trainer.storage import Missing, Store, retrying
+from internlm2_trainer.storage import Store, StoreUnavailable, retrying
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The step to load, None when there is none, and the newer ones that are damaged, with the reason."""
+    """The step to load, None when there is none, and the newer ones that are damaged, with the reason.
+
+    `known` is (step, seconds since the epoch) of the newest step that was not read because it is not newer
+    than what the ranks have already.
+    """
 
     manifest: Manifest | None
     passed_over: tuple[tuple[int, str], ...]
+    known: tuple[int, float] | None = None
 
 
-def choose(store: Store, stage: str, *, exchange: Exchange, rank: int, world: int) -> Choice:
-    """Agree on the newest verified step; every rank calls this and hashes its part of the objects.
+def choose(store: Store, stage: str, *, exchange: Exchange, rank: int, world: int, above: int = -1) -> Choice:
+    """Agree on the newest verified step above `above`; every rank calls this and hashes its part of the objects.
 
     Rank 0 offers one step after the other; each rank answers what is wrong with its share of it.
     """
     passed_over: list[tuple[int, str]] = []
-    offers = _offers(store, stage) if rank == 0 else iter(())
+    offers = _offers(store, stage, above) if rank == 0 else iter(())
     for turn in itertools.count():
         if rank == 0:
             exchange.post(f"offer/{turn}", next(offers, None))
         offer = exchange.collect([f"offer/{turn}"])[0]
         if offer is None:
             return Choice(None, tuple(passed_over))
-        step = int(offer["step"])
-        manifest, reason = None, offer["reason"]
+        step, reason, manifest = int(offer["step"]), offer["reason"], None
+        if step <= above:
+            return Choice(None, tuple(passed_over), known=(step, float(offer["time"])))
         if reason is None:
-            manifest = parse_manifest(_text(store, stage, step))
-            share = shards.damage(store, step_prefix(stage, step), manifest.objects[rank::world])
+            manifest = verify.read_manifest(store, stage, step)
+            share = verify.damage(store, step_prefix(stage, step), manifest.objects[rank::world])
             reason = _outcome(exchange, turn, share, rank=rank, world=world)
         if reason is None:
             return Choice(manifest, tuple(passed_over))
@@ -60,25 +66,24 @@ def _outcome(exchange: Exchange, turn: int, share: str | None, *, rank: int, wor
     return outcome
 
 
-def _offers(store: Store, stage: str) -> Iterator[dict[str, Any]]:
-    """Yield each published step, newest first, with what a listing and its manifest show to be wrong."""
-    sizes = {entry.key: entry.size for entry in retrying(lambda: store.list(f"{stage}/"))}
-    for step in published(sizes, stage):
-        yield {"step": step, "reason": _reason(store, stage, step, sizes)}
+def _offers(store: Store, stage: str, above: int) -> Iterator[dict[str, Any]]:
+    """Yield each published step, newest first, with what a listing and its manifest show to be wrong.
 
-
-def _reason(store: Store, stage: str, step: int, sizes: dict[str, int]) -> str | None:
+    The last one is the first that is whole and not above `above`. A storage that is away has nothing newer than
+    what the ranks hold already, as far as anybody can tell; without such a thing it is waited for, then raised.
+    """
     try:
-        manifest = parse_manifest(_text(store, stage, step))
-    except Missing:
-        return f"{MANIFEST_NAME} is missing"
-    except ValueError as error:
-        return f"{MANIFEST_NAME}: {error}"
-    if (manifest.stage, manifest.step) != (stage, step):
-        return f"{MANIFEST_NAME} is of {manifest.stage} step {manifest.step}"
-    return lacking(manifest, sizes, step_prefix(stage, step))
-
-
-def _text(store: Store, stage: str, step: int) -> str:
-    key = f"{step_prefix(stage, step)}/{MANIFEST_NAME}"
-    return retrying(lambda: store.get(key)).body.decode()
+        listed = verify.sizes(store, stage)
+        held = retrying(lambda: fence.read(store))
+    except StoreUnavailable as error:
+        if above < 0:
+            raise
+        say(event="checkpoint-storage-away", reason=str(error))
+        return
+    for step in published(listed, stage):
+        manifest, reason = verify.inspect(store, stage, step, listed=listed, fence=held)
+        if step > above:
+            yield {"step": step, "reason": reason}
+        elif reason is None and manifest is not None:
+            yield {"step": step, "reason": None, "time": manifest.time}
+            return

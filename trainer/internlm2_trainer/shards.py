@@ -1,7 +1,5 @@
 """The bytes of a checkpoint: a rank's boxes as one safetensors file, and back into any other boxes."""
 
-import functools
-import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +9,9 @@ from typing import Final
 import torch
 
 from internlm2_spec.config import Refused
-from internlm2_spec.manifest import ELEMENT_BYTES, Manifest, Slice, StoredObject, elements
+from internlm2_spec.manifest import ELEMENT_BYTES, Manifest, Slice, elements
 from internlm2_trainer.region import Region, held, overlap, split_rows
-from internlm2_trainer.storage import PIECE_BYTES, Missing, Store, StoreUnavailable, retrying
+from internlm2_trainer.storage import PIECE_BYTES, Store, read_exactly, retrying
 
 DTYPES: Final = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
@@ -67,26 +65,6 @@ def encode(staged: dict[str, Staged]) -> tuple[list[memoryview], dict[str, int]]
     text += b" " * (-len(text) % 8)
     first = len(text).to_bytes(8, "little") + text
     return [memoryview(first), *parts], {name: len(first) + offset for name, offset in offsets.items()}
-
-
-def damage(store: Store, folder: str, objects: Iterable[StoredObject]) -> str | None:
-    """Read objects whole and return what is wrong with the first bad one, None when all are as listed."""
-
-    for stored in objects:
-        if reason := _damage(store, f"{folder}/{stored.name}", stored):
-            return reason
-    return None
-
-
-def _damage(store: Store, key: str, stored: StoredObject) -> str | None:
-    total = hashlib.sha256()
-    try:
-        for start in range(0, stored.size, PIECE_BYTES):
-            length = min(PIECE_BYTES, stored.size - start)
-            total.update(retrying(functools.partial(_read, store, key, start, length)))
-    except Missing:
-        return f"{stored.name} is missing"
-    return None if total.hexdigest() == stored.sha256 else f"{stored.name} has another SHA-256"
 
 
 def load(store: Store, folder: str, manifest: Manifest, state: dict[str, torch.Tensor]) -> None:
@@ -147,7 +125,7 @@ def _batches(fetches: list[Fetch]) -> list[list[Fetch]]:
 def _apply(store: Store, folder: str, batch: list[Fetch]) -> None:
     start, stop = batch[0].start, max(fetch.stop for fetch in batch)
     key = f"{folder}/{batch[0].object}"
-    body = memoryview(retrying(lambda: _read(store, key, start, stop - start)))
+    body = memoryview(retrying(lambda: read_exactly(store, key, start, stop - start)))
     for fetch in batch:
         _copy(fetch, bytearray(body[fetch.start - start : fetch.stop - start]))
 
@@ -160,10 +138,3 @@ def _copy(fetch: Fetch, body: bytearray) -> None:
         for dim, (low, count) in enumerate(zip(fetch.common.offset, fetch.common.shape, strict=True)):
             target = target.narrow(dim, low - fetch.place.offset[dim], count)
         target.copy_(source)
-
-
-def _read(store: Store, key: str, start: int, length: int) -> bytes:
-    body = store.read(key, start, length)
-    if len(body) != length:
-        raise StoreUnavailable(f"{key}: {len(body)} of {length} bytes from {start}")
-    return body

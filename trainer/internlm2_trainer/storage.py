@@ -122,6 +122,14 @@ def retrying(action: Callable[[], _T]) -> _T:
     return action()
 
 
+def read_exactly(store: Store, key: str, start: int, length: int) -> bytes:
+    """Read bytes that are known to be there. Raise StoreUnavailable for fewer: the rest was lost on the way."""
+    body = store.read(key, start, length)
+    if len(body) != length:
+        raise StoreUnavailable(f"{key}: {len(body)} of {length} bytes from {start}")
+    return body
+
+
 def digest(parts: Sequence[memoryview]) -> str:
     """Return the SHA-256 of the concatenation, in hex."""
     total = hashlib.sha256()

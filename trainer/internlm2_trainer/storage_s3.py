@@ -1,12 +1,15 @@
 """S3, or anything that speaks it, as an object store: boto3 with conditional writes."""
 
 import base64
+import bisect
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import boto3
 from botocore.config import Config
@@ -24,9 +27,75 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
+# Parts of one object on the way at a time; each is sent from where it lies, without a copy.
+UPLOADERS: Final = 4
+
 CREDENTIAL_CODES: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
-# A conditional write that met another one in flight (AWS) is retried, not lost.
-RETRIED_CODES: Final = frozenset({"ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown"})
+# A file as body makes the client ask first (Expect: 100-continue): below this size that costs more than a copy.
+COPIED_BYTES: Final = 2**20
+
+# Worth another try although their status says that the request was wrong: a conditional write that met another
+# one in flight, a body damaged on the way, an upload that the server forgot, a clock that is being set.
+RETRIED_CODES: Final = frozenset({
+    "ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody",
+    "InvalidPart", "InvalidPartOrder", "NoSuchUpload", "RequestTimeTooSkewed", "XAmzContentSHA256Mismatch",
+})  # fmt: skip
+
+
+class Piece(io.RawIOBase):
+    """A file over parts of memory: the body of one request, which the client may read more than once."""
+
+    def __init__(self, parts: list[memoryview]) -> None:
+        self.parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
+        self._at = 0
+
+    def sent(self) -> "bytes | IO[Any]":
+        """Return what to give to the client."""
+        if not self._ends or self._ends[-1] < COPIED_BYTES:
+            return b"".join(self.parts)
+        return cast(IO[Any], self)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = self._ends[-1] if self._ends else 0
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        number = bisect.bisect_right(self._ends, self._at)  # the first part that ends beyond here
+        if number == len(self.parts):
+            return 0
+        part = self.parts[number]
+        first = self._at - (self._ends[number] - len(part))
+        taken = part[first : first + len(buffer)]
+        buffer[: len(taken)] = taken
+        self._at += len(taken)
+        return len(taken)
+
+
+def split(parts: Sequence[memoryview], size: int) -> Iterator[Piece]:
+    """Cut the concatenation of `parts` into pieces of `size` bytes, the last one shorter; at least one piece."""
+    taken: list[memoryview] = []
+    room = size
+    for part in parts:
+        at = 0
+        while at < len(part):
+            if room == 0:
+                yield Piece(taken)
+                taken, room = [], size
+            taken.append(part[at : at + room])
+            at += len(taken[-1])
+            room -= len(taken[-1])
+    yield Piece(taken)
 
 
 class S3Store:
@@ -39,13 +108,12 @@ class S3Store:
         self._client = _client(url)
 
     def put(self, key: str, parts: Sequence[memoryview]) -> None:
-        pieces = _pieces(parts, PIECE_BYTES)
-        first = next(pieces, b"")
+        pieces = list(split(parts, PIECE_BYTES))
         with self._errors(key):
-            if len(first) < PIECE_BYTES:
-                self._put(key, first)
+            if len(pieces) == 1:
+                self._put(key, pieces[0])
             else:
-                self._put_multipart(key, first, pieces)
+                self._put_multipart(key, pieces)
 
     def create(self, key: str, body: bytes) -> None:
         self._put_if(key, body, IfNoneMatch="*")
@@ -87,38 +155,43 @@ class S3Store:
             with self._errors(key), contextlib.suppress(Missing):
                 self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
-    def _put(self, key: str, body: bytes, **condition: str) -> None:
+    def _put(self, key: str, body: Piece, **condition: str) -> None:
         conditions: dict[str, Any] = dict(condition)
         self._client.put_object(
-            Bucket=self._bucket, Key=self._prefix + key, Body=body, ContentMD5=_md5(body), **conditions
+            Bucket=self._bucket, Key=self._prefix + key, Body=body.sent(), ContentMD5=_md5(body), **conditions
         )
 
     def _put_if(self, key: str, body: bytes, **condition: str) -> None:
         """Write under a condition; a body that is there already is ours, from a try whose answer was lost."""
         try:
             with self._errors(key):
-                self._put(key, body, **condition)
+                self._put(key, Piece([memoryview(body)]), **condition)
         except (Conflict, Missing):
             with contextlib.suppress(Missing):
                 if self.get(key).body == body:
                     return
             raise Conflict(f"{key} changed") from None
 
-    def _put_multipart(self, key: str, first: bytes, rest: Iterator[bytes]) -> None:
+    def _put_multipart(self, key: str, pieces: Sequence[Piece]) -> None:
         where: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + key}
         upload = self._client.create_multipart_upload(**where)["UploadId"]
         try:
-            done = [self._put_part(where, upload, 1, first)]
-            done += [self._put_part(where, upload, number, piece) for number, piece in enumerate(rest, start=2)]
+            with ThreadPoolExecutor(UPLOADERS) as pool:
+                parts = [pool.submit(self._put_part, where, upload, *item) for item in enumerate(pieces, start=1)]
+                try:
+                    done = [part.result() for part in parts]
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
             self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": done})
         except BaseException:
             with contextlib.suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**where, UploadId=upload)
             raise
 
-    def _put_part(self, where: dict[str, Any], upload: str, number: int, piece: bytes) -> "CompletedPartTypeDef":
+    def _put_part(self, where: dict[str, Any], upload: str, number: int, piece: Piece) -> "CompletedPartTypeDef":
         answer = self._client.upload_part(
-            **where, UploadId=upload, PartNumber=number, Body=piece, ContentMD5=_md5(piece)
+            **where, UploadId=upload, PartNumber=number, Body=piece.sent(), ContentMD5=_md5(piece)
         )
         return {"ETag": answer["ETag"], "PartNumber": number}
 
@@ -181,22 +254,8 @@ def _client(url: str) -> "S3Client":
         raise StoreRefused(url, wrong=f"AWS_ENDPOINT_URL: {error}", right="write http://host:port") from error
 
 
-def _md5(body: bytes) -> str:
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-
-
-def _pieces(parts: Sequence[memoryview], size: int) -> Iterator[bytes]:
-    """Cut the concatenation of `parts` into pieces of `size` bytes, the last one shorter; copies one at a time."""
-    piece = io.BytesIO()
-    for part in parts:
-        for start in range(0, len(part), size):
-            rest = part[start : start + size]
-            while len(rest):
-                taken = rest[: size - piece.tell()]
-                piece.write(taken)
-                rest = rest[len(taken) :]
-                if piece.tell() == size:
-                    yield piece.getvalue()
-                    piece = io.BytesIO()
-    if piece.tell():
-        yield piece.getvalue()
+def _md5(body: "Piece") -> str:
+    total = hashlib.md5(usedforsecurity=False)
+    for part in body.parts:
+        total.update(part)
+    return base64.b64encode(total.digest()).decode()

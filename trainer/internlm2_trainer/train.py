@@ -59,9 +59,14 @@ class Checkpoints(Protocol):
     @property
     def published(self) -> tuple[int, float] | None: ...
     @property
+    def remembered(self) -> int | None: ...
+    @property
     def stall_seconds(self) -> float: ...
+    @property
+    def skipped(self) -> int: ...
     def restore(self, state: dict[str, Tensor]) -> Resumed | None: ...
     def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None: ...
+    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, int]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -89,13 +94,18 @@ class Trainer:
         Either way the last step is published as a checkpoint before this returns.
         """
         stopping = False
+        settings = self.stage.checkpoint
+        if step and (step % settings.every_steps == 0 or step == self.stage.steps):
+            self.save(step, wait=step == self.stage.steps)  # resumed from memory, this one may not exist yet
         while step < self.stage.steps and not stopping:
             totals = self.step(step)
             step += 1
             stopping = totals.stop
             last = stopping or step == self.stage.steps
-            if last or step % self.stage.checkpoint.every_steps == 0:
+            if last or step % settings.every_steps == 0:
                 self.save(step, wait=last)
+            elif settings.memory_every_steps and step % settings.memory_every_steps == 0:
+                self.remember(step)
             self.notice_published()
         return ExitCode.DONE if step == self.stage.steps else ExitCode.STOPPED
 
@@ -194,10 +204,21 @@ class Trainer:
 
     def save(self, step: int, *, wait: bool) -> None:
         self.metrics.enter(TrainPhase.CHECKPOINT)
-        extra = {"tokens": self.tokens, "updates": self.optimizer.updates}
-        self.checkpoints.save(step, self.state(), extra, wait=wait)
+        skipped = self.checkpoints.skipped
+        self.checkpoints.save(step, self.state(), self.extra(), wait=wait)
         self.metrics.set(checkpoint_stall_seconds=self.checkpoints.stall_seconds)
+        self.metrics.checkpoints_skipped(self.checkpoints.skipped - skipped)
         self.metrics.enter(TrainPhase.STEP)
+
+    def remember(self, step: int) -> None:
+        self.checkpoints.remember(step, self.state(), self.extra())
+        self.metrics.set(
+            checkpoint_stall_seconds=self.checkpoints.stall_seconds, checkpoint_memory_step=self.checkpoints.remembered
+        )
+
+    def extra(self) -> dict[str, int]:
+        """Return everything a checkpoint holds as JSON."""
+        return {"tokens": self.tokens, "updates": self.optimizer.updates}
 
     def notice_published(self) -> None:
         if (published := self.checkpoints.published) and published[0] != self.seen_checkpoint:

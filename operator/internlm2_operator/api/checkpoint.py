@@ -33,6 +33,21 @@ class CheckpointSpec(ApiModel):
     keep: int = Field(
         default=5, ge=2, le=1000, description="keep is the number of checkpoints of a stage that are not deleted."
     )
+    keep_every_steps: int = Field(
+        default=0,
+        ge=0,
+        le=1000000,
+        description="keepEverySteps keeps the checkpoints of its multiples for ever, beside the newest; a multiple of"
+        " everySteps, or 0 for none.",
+    )
+    memory_every_steps: int = Field(
+        default=10,
+        ge=0,
+        le=1000000,
+        description="memoryEverySteps is the number of steps from one copy in the pod's memory to the next, which a"
+        " restart in place resumes from; 0 for none. It takes memory for two copies of the node's part of weights and"
+        " optimizer, and is left out where that is more than half of the pod's.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -44,6 +59,12 @@ class CheckpointSpec(ApiModel):
             "!self.url.startsWith('s3://') || has(self.secretName)",
             "checkpoint.secretName is missing although checkpoint.url is {self.url};"
             " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        Rule(
+            "self.keepEverySteps % self.everySteps == 0",
+            "checkpoint.keepEverySteps {self.keepEverySteps} is not a multiple of everySteps {self.everySteps}, so that"
+            " no checkpoint would be kept; use a multiple of {self.everySteps}, or 0 for none",
+            at=".keepEverySteps",
         ),
         Rule(
             "self.url == oldSelf.url",

@@ -169,7 +169,7 @@ class Spec(ApiModel):
             kind=stage.kind,
             model=self.resolved_model(),
             data=config.Data(url=stage.data.url),
-            checkpoint=config.Checkpoint(url=shared.url, every_steps=shared.every_steps, keep=shared.keep),
+            checkpoint=config.Checkpoint(**shared.model_dump(exclude={"secret_name"})),
             sequence_length=stage.sequence_length,
             global_batch_tokens=stage.global_batch_tokens,
             steps=stage.steps,
