@@ -89,7 +89,7 @@ def share(parameters: tuple[Parameter, ...], *, tensor: int, shard: int, place: 
 
 
 @functools.cache
-def shares(model: Model, *, tensor: int, shard: int, place: int = 0) -> tuple[Share, Share]:
-    """Return a rank's share of one layer, and of the outermost group."""
+def shares(model: Model, *, tensor: int, shard: int, place: int = 0) -> tuple[Share, Share, Share]:
+    """Return a rank's share of the embedding, of one layer, and of the last norm with the head."""
     cut = {"tensor": tensor, "shard": shard, "place": place}
-    return share(block(model), **cut), share((*embedding(model), *head(model)), **cut)
+    return share(embedding(model), **cut), share(block(model), **cut), share(head(model), **cut)

@@ -1,15 +1,14 @@
 """The best legal layouts of a stage on a cluster, and why each is where it is in the list."""
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Final
+from typing import Final, Literal
 
 from internlm2_spec import layout, memory, speed
 from internlm2_spec.cluster import Cluster, Group
-from internlm2_spec.config import Parallel, Recompute, Refused, Stage, Zero
+from internlm2_spec.config import Parallel, Recompute, Refused, Schedule, Stage, Zero
 from internlm2_spec.gpus import GIB, Gpu
 from internlm2_spec.memory import Memory, Precision
 from internlm2_spec.speed import Step, Utilisation
@@ -21,7 +20,8 @@ ALLOCATOR: Final = 0.95
 TOLERANCE: Final = 0.02
 MICRO_BATCHES: Final = (1, 2, 4, 8)
 # Lightest first: what costs no time is tried before what costs some.
-RECOMPUTES: Final[tuple[Recompute, ...]] = ("None", "Full")
+RECOMPUTES: Final[tuple[Recompute, ...]] = ("None", "Selective", "Full")
+SCHEDULES: Final[tuple[Schedule, ...]] = ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,8 @@ def relief(stage: Stage, world: int, precision: Precision) -> list[tuple[str, in
     parallel = stage.parallel
     now = memory.of_stage(stage, world, precision).total
     changes = {
-        "recompute Full": replace(parallel, recompute="Full"),
+        "recompute Selective": replace(parallel, recompute="Selective", recompute_fraction=1.0),
+        "recompute Full": replace(parallel, recompute="Full", recompute_fraction=1.0),
         f"microBatch {parallel.micro_batch // 2}": replace(parallel, micro_batch=parallel.micro_batch // 2),
         "zero.stage 2": replace(parallel, zero=replace(parallel.zero, stage=2)),
         "zero.stage 3": replace(parallel, zero=replace(parallel.zero, stage=3)),
@@ -120,14 +121,16 @@ def _layouts(stage: Stage, cluster: Cluster) -> Iterator[Parallel]:
     ways = divisors(world)
     for tensor, pipeline, context in product(ways, ways, ways):
         ranks = tensor * pipeline * context
-        if world % ranks or pipeline > stage.model.layers or tensor > stage.model.heads:
+        # Tensor ranks wait for each other four times a layer and pass: across nodes that is never the best.
+        if world % ranks or pipeline > stage.model.layers or tensor > cluster.gpus_per_node:
             continue
         for shard, micro_batch in product(divisors(world // ranks), MICRO_BATCHES):
             # Sharding over one rank is the same at every stage.
-            for zero in (1, 2, 3) if shard > 1 else (1,):
+            stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3) if shard > 1 else (1,)
+            for zero, schedule in product(stages, SCHEDULES if pipeline > 1 else SCHEDULES[:1]):
                 yield replace(
-                    stage.parallel, tensor=tensor, pipeline=pipeline, context=context,
-                    zero=Zero(zero, shard), micro_batch=micro_batch,
+                    stage.parallel, tensor=tensor, pipeline=pipeline, context=context, zero=Zero(zero, shard),
+                    schedule=schedule, micro_batch=micro_batch, recompute_fraction=1.0,
                 )  # fmt: skip
 
 
@@ -171,7 +174,7 @@ def _words(name: str, candidate: Candidate) -> str:
         "recompute": "recomputing",
         "tensor": f"tensor {mesh.tensor} messages {_where(between['tensor'])}",
         "context": f"context {mesh.context} messages {_where(between['context'])}",
-        "pipeline": f"pipeline {mesh.pipeline} bubble at {steps} micro-batches",
+        "pipeline": f"bubble of pipeline {mesh.pipeline} at {steps} micro-batches",
         "weights": f"gathering weights {_where(between['shard'])}",
         "gradients": f"reducing gradients {_where(between['replicate' if mesh.replicate > 1 else 'shard'])}",
         "optimizer": "optimizer",

@@ -9,9 +9,9 @@ a fifth on models of 1B and more; launch times, stragglers and the file system a
 from dataclasses import dataclass, fields
 from typing import Final
 
-from internlm2_spec import flops, layout
+from internlm2_spec import flops, layout, pipeline
 from internlm2_spec.cluster import Cluster, Group
-from internlm2_spec.config import Stage
+from internlm2_spec.config import Parallel, Stage
 from internlm2_spec.layout import Degrees
 from internlm2_spec.parameters import Share, shares
 
@@ -73,7 +73,7 @@ def predict(stage: Stage, cluster: Cluster) -> Step:
     mesh = layout.degrees(stage.parallel, cluster.world)
     micro_steps = layout.accumulation(stage, cluster.world)
     one = _MicroStep(stage, mesh, cluster)
-    compute, again = one.compute, one.compute / 3 if stage.parallel.recompute == "Full" else 0.0
+    compute, again = one.compute, one.compute / 3 * one.recomputed + one.activations_again
     tensor, context = one.tensor_messages(), one.context_messages()
     busy = micro_steps * (compute + again + tensor + context)
     gathering, reducing = _sharding(stage, mesh, cluster, micro_steps, compute + again)
@@ -82,7 +82,7 @@ def predict(stage: Stage, cluster: Cluster) -> Step:
         recompute=micro_steps * again,
         tensor=micro_steps * tensor,
         context=micro_steps * context,
-        pipeline=busy * _bubble(stage, micro_steps) + micro_steps * one.stage_messages(),
+        pipeline=busy * _bubble(stage.parallel, micro_steps) + micro_steps * one.stage_messages(),
         weights=gathering,
         gradients=reducing,
         optimizer=_held(stage, mesh) * OPTIMIZER_BYTES / cluster.gpu.memory_bandwidth,
@@ -107,9 +107,14 @@ class _MicroStep:
         self.between = groups(mesh, cluster)
         self.tokens = stage.parallel.micro_batch * stage.sequence_length // mesh.context
         self.layers = stage.model.layers / mesh.pipeline
-        self.passes = 3 if stage.parallel.recompute == "Full" else 2  # forward, backward, and forward once more
+        # "Selective" computes no product again: it reads gate and up and writes their activation and product.
+        wide = self.tokens * self.model.ffn / mesh.tensor * BFLOAT16
+        selective = stage.parallel.recompute_fraction if stage.parallel.recompute == "Selective" else 0.0
+        self.activations_again = selective * self.layers * 4 * wide / cluster.gpu.memory_bandwidth
+        self.recomputed = stage.parallel.recompute_fraction if stage.parallel.recompute == "Full" else 0.0
+        self.passes = 2 + self.recomputed
         work = self.tokens * flops.per_token_causal(stage.model, stage.sequence_length)
-        self.compute = work / mesh.tensor / mesh.pipeline / cluster.attained
+        self.compute = work * _slowest(stage) / mesh.tensor / cluster.attained
         pairs = 6.0 * stage.model.layers * stage.model.hidden * stage.sequence_length * self.tokens
         self.attention = pairs / mesh.tensor / mesh.pipeline / cluster.attained
 
@@ -137,12 +142,28 @@ class _MicroStep:
         return 2 * self.between["pipeline"].send(stream)
 
 
-def _bubble(stage: Stage, micro_steps: int) -> float:
-    """Return the idle time of a pipeline as a fraction of its busy time: (ranks - 1) / micro-batches for 1F1B.
+def _slowest(stage: Stage) -> float:
+    """Return the share of the model's products that the busiest rank of a pipeline computes."""
+    model, parallel = stage.model, stage.parallel
+    parts = pipeline.parts(model, pipeline.stage_count(parallel), stage.sequence_length)
+    every = flops.per_token_causal(model, stage.sequence_length)
+    head = 6.0 * model.vocab * model.hidden / every
+    layer = (1 - head) / model.layers
+    ranks = ([parts[at] for at in pipeline.stages_of(parallel, rank)] for rank in range(parallel.pipeline))
+    return max(sum(len(part.layers) * layer + head * part.last for part in rank) for rank in ranks)
 
-    Source: Megatron-LM (arXiv 2104.04473), section 2.2.
+
+def _bubble(parallel: Parallel, micro_steps: int) -> float:
+    """Return the idle time of a pipeline as a fraction of its busy time.
+
+    (ranks - 1) / micro-batches for GPipe and 1F1B, less by the stages of a rank (Megatron-LM, arXiv
+    2104.04473, section 2.2). A zero bubble leaves a third of it, and the V nothing, where forward and both
+    halves of the backward take the same time (arXiv 2401.10241, tables 1 and 3).
     """
-    return (stage.parallel.pipeline - 1) / micro_steps
+    if parallel.pipeline == 1 or parallel.schedule == "ZBVZeroBubble":
+        return 0.0
+    idle = (parallel.pipeline - 1) * parallel.pipeline / pipeline.stage_count(parallel) / micro_steps
+    return idle / 3 if parallel.schedule in pipeline.ZERO_BUBBLE else idle
 
 
 def _sharding(stage: Stage, mesh: Degrees, cluster: Cluster, micro_steps: int, compute: float) -> tuple[float, float]:
@@ -152,8 +173,8 @@ def _sharding(stage: Stage, mesh: Degrees, cluster: Cluster, micro_steps: int, c
     backward. Layers hide behind the compute of their pass; the outermost group has nothing to hide behind.
     """
     between = groups(mesh, cluster)
-    layer, outer = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
-    layers = stage.model.layers / mesh.pipeline
+    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
+    outer, layers = first + last, stage.model.layers / mesh.pipeline
     zero = stage.parallel.zero.stage
 
     def gather(part: Share) -> float:
@@ -173,5 +194,5 @@ def _sharding(stage: Stage, mesh: Degrees, cluster: Cluster, micro_steps: int, c
 
 def _held(stage: Stage, mesh: Degrees) -> int:
     """Return the parameters that a rank's optimizer updates."""
-    layer, outer = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
-    return (layer * stage.model.layers + outer).held // mesh.pipeline
+    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
+    return (layer * stage.model.layers + first + last).held // mesh.pipeline

@@ -28,16 +28,15 @@ _MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory")
 _DEVICE_TEXTS: Final = ("cuda error", "device-side", "ecc error")
 
 
-def explain(
-    error: BaseException, *, rank: int | None = None, step: int | None = None, advice: str = ""
-) -> Termination:
+def explain(error: BaseException, *, rank: int | None = None, step: int | None = None, advice: str = "") -> Termination:
     """Return what an exception that ended a process says about whose fault it was; `advice` goes before its text."""
     failure, reason, code = _classify(error)
+    message = f"{advice} ({error})" if advice else str(error)
     lines = "".join(traceback.format_exception(error)) if failure is not FailureClass.STOPPED else ""
     if isinstance(error, Refused):
         lines = ""
     return Termination(
-        failure, reason, code, message=(f"{advice} ({error})" if advice else str(error))[:512], rank=rank, step=step, traceback=lines[-3000:],
+        failure, reason, code, message=message[:512], rank=rank, step=step, traceback=lines[-3000:],
     )  # fmt: skip
 
 

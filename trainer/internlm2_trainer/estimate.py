@@ -16,6 +16,10 @@ from internlm2_spec.search import Candidate
 
 Rows = list[tuple[str, ...]]
 
+COLUMNS = (
+    "tensor", "pipeline", "context", "zero", "micro-batch", "recompute", "GiB", "MFU causal", "MFU full", "why",
+)  # fmt: skip
+
 
 def main(arguments: list[str]) -> int:
     """Print the estimate, or the best layouts, and return an exit code of the contract."""
@@ -105,18 +109,19 @@ def _search(stage: Stage, cluster: Cluster, top: int) -> tuple[dict[str, Any], s
             right="use more nodes, a shorter sequenceLength, or another globalBatchTokens",
         )  # fmt: skip
     report = {"gpu": cluster.gpu.name, "ranks": cluster.world, "layouts": [_layout(one) for one in found[:top]]}
-    rows: Rows = [
-        ("tensor", "pipeline", "context", "zero", "micro-batch", "recompute", "GiB", "MFU causal", "full", "why")
-    ]
-    for one in found[:top]:
-        parallel = one.stage.parallel
-        rows.append((
-            str(parallel.tensor), str(parallel.pipeline), str(parallel.context),
-            f"{parallel.zero.stage}/{parallel.zero.shard}", str(parallel.micro_batch), parallel.recompute,
-            f"{one.memory.total / GIB:.1f}", f"{one.use.causal:.1%}", f"{one.use.full:.1%}", search.reason(one),
-        ))  # fmt: skip
+    rows = [COLUMNS, *(_row(one) for one in found[:top])]
     heading = f"{len(found)} layouts fit {cluster.world} x {cluster.gpu.name}; predicted, not measured:"
     return report, f"{heading}\n\n{_table(rows)}"
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
+    parallel, use = candidate.stage.parallel, candidate.use
+    pipeline = f"{parallel.pipeline} {parallel.schedule}" if parallel.pipeline > 1 else "1"
+    zero = f"{parallel.zero.stage} over {parallel.zero.shard}"
+    return (
+        str(parallel.tensor), pipeline, str(parallel.context), zero, str(parallel.micro_batch), parallel.recompute,
+        f"{candidate.memory.total / GIB:.1f}", f"{use.causal:.1%}", f"{use.full:.1%}", search.reason(candidate),
+    )  # fmt: skip
 
 
 def _layout(candidate: Candidate) -> dict[str, Any]:

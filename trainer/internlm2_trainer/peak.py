@@ -14,7 +14,7 @@ def peak_flops(device: torch.device, *, warn: bool) -> float | None:
 
 
 def published(device_name: str, *, warn: bool) -> float | None:
-    """Return the dense bf16 FLOP/s that the vendor publishes for a device; for another one say once that there is none."""
+    """Return the dense bf16 FLOP/s that a device is sold with; None for one not in the table, and say so."""
     if gpu := gpus.by_device(device_name):
         return gpu.flops
     if warn:

@@ -119,7 +119,8 @@ def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device
     stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))
     return Trainer(
         stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
-        peak_flops(device, warn=place.rank == 0), model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
+        peak_flops(device, warn=place.rank == 0),
+        model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
     )  # fmt: skip
 
 
