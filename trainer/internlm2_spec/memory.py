@@ -17,7 +17,7 @@ from internlm2_spec.layout import Degrees
 from internlm2_spec.parameters import Share, shares
 from internlm2_spec.pipeline import Part
 
-__all__ = ["CPU", "CUDA", "Memory", "Owned", "Precision", "of_stage", "owned"]
+__all__ = ["CPU", "CUDA", "Memory", "Owned", "Precision", "in_flight", "of_rank", "of_stage", "owned", "saved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,21 @@ def of_stage(stage: Stage, world: int, precision: Precision) -> Memory:
     Raises:
         Refused: the stage has no legal layout on `world` ranks.
     """
+    return max(
+        (of_rank(stage, world, precision, rank) for rank in range(stage.parallel.pipeline)),
+        key=lambda memory: memory.total,
+    )
+
+
+def of_rank(stage: Stage, world: int, precision: Precision, pipeline_rank: int) -> Memory:
+    """Return what the ranks at one place of the pipeline hold at their peak.
+
+    Raises:
+        Refused: the stage has no legal layout on `world` ranks.
+    """
     mesh, micro_steps = layout.degrees(stage.parallel, world), layout.accumulation(stage, world)
-    ranks = (_Rank(stage, mesh, micro_steps, precision, place) for place in range(mesh.pipeline))
-    moments = (moment for rank in ranks for moment in (rank.at_loss(), rank.in_backward(), rank.at_end()))
-    return max(moments, key=lambda memory: memory.total)
+    rank = _Rank(stage, mesh, micro_steps, precision, pipeline_rank)
+    return max(rank.at_loss(), rank.in_backward(), rank.at_end(), key=lambda memory: memory.total)
 
 
 def saved(stage: Stage, mesh: Degrees, precision: Precision, part: Part) -> int:
