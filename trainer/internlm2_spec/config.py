@@ -9,6 +9,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -144,6 +145,15 @@ def camel(name: str) -> str:
 def to_json(stage: Stage) -> str:
     """Return the stage as the JSON that `parse` reads, keys sorted so that equal stages are equal text."""
     return json.dumps(_encode(stage), sort_keys=True, indent=1)
+
+
+def read(path: str) -> Stage:
+    """Read the stage that a file describes; raise Refused when it cannot be read or is not a stage."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused("--config", wrong=f"{path} cannot be read ({error})", right="name a JSON file") from error
+    return parse(text)
 
 
 def parse(text: str) -> Stage:

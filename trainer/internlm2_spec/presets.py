@@ -3,6 +3,7 @@
 from typing import Final
 
 from internlm2_spec.config import Model
+from internlm2_spec.parameters import block, embedding, head
 
 PRESETS: Final = {
     # Not released: small enough to train on two CPU cores, same shape of computation.
@@ -15,8 +16,5 @@ PRESETS: Final = {
 
 def parameters(model: Model) -> int:
     """Return how many parameters a model has, embedding and head included."""
-    head = model.hidden // model.heads
-    attention = model.hidden * (model.heads + 2 * model.kv_heads) * head + model.heads * head * model.hidden
-    feed_forward = 3 * model.hidden * model.ffn
-    norms = 2 * model.hidden
-    return model.layers * (attention + feed_forward + norms) + 2 * model.vocab * model.hidden + model.hidden
+    layer = sum(parameter.size for parameter in block(model))
+    return model.layers * layer + sum(parameter.size for parameter in (*embedding(model), *head(model)))

@@ -1,4 +1,4 @@
-"""`python -m internlm2_trainer`: train a stage, tokenize a corpus, look after checkpoints, or run a pod's agent."""
+"""`python -m internlm2_trainer`: train a stage, estimate its cost, look after checkpoints, or run a pod's agent."""
 
 import argparse
 import sys
@@ -24,6 +24,10 @@ def main(arguments: list[str]) -> int:
         from internlm2_trainer import tokenize
 
         return tokenize.main(rest)
+    if verb == "estimate":
+        from internlm2_trainer import estimate
+
+        return estimate.main(rest)
     if verb == "train-tokenizer":
         from internlm2_trainer import tokenizer
 
@@ -44,6 +48,7 @@ def _train_options(arguments: list[str]) -> argparse.Namespace:
 _USAGE = """usage: python -m internlm2_trainer VERB [options]
 
   train            train one stage: --config job.json
+  estimate         say what a stage costs before it runs, or search for its best layout
   tokenize         turn text into packed token shards
   train-tokenizer  train a SentencePiece tokenizer
   agent            run the ranks of one node and keep them running

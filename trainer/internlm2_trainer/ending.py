@@ -23,17 +23,20 @@ INFRASTRUCTURE_EXIT_CODE: Final = 1
 # Texts of a lost peer, where torch raises a plain RuntimeError (gloo) or its own kinds (stores, NCCL).
 _PEER_TEXTS: Final = ("gloo", "connection closed by peer", "connection reset", "broken pipe", "nccl")
 _PEER_TYPES: Final = ("DistBackendError", "DistNetworkError", "DistStoreError", "DistError")
+_MEMORY_TYPES: Final = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
+_MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory")
 _DEVICE_TEXTS: Final = ("cuda error", "device-side", "ecc error")
 
 
-def explain(error: BaseException, *, rank: int | None = None, step: int | None = None) -> Termination:
-    """Return what an exception that ended a process says about whose fault it was."""
+def explain(error: BaseException, *, rank: int | None = None, step: int | None = None, advice: str = "") -> Termination:
+    """Return what an exception that ended a process says about whose fault it was; `advice` goes before its text."""
     failure, reason, code = _classify(error)
+    message = f"{advice} ({error})" if advice else str(error)
     lines = "".join(traceback.format_exception(error)) if failure is not FailureClass.STOPPED else ""
     if isinstance(error, Refused):
         lines = ""
     return Termination(
-        failure, reason, code, message=str(error)[:512], rank=rank, step=step, traceback=lines[-3000:],
+        failure, reason, code, message=message[:512], rank=rank, step=step, traceback=lines[-3000:],
     )  # fmt: skip
 
 
@@ -46,11 +49,19 @@ def _classify(error: BaseException) -> tuple[FailureClass, str, int]:
         return FailureClass.USER, "ConfigurationRefused" if code is ExitCode.CONFIG else "DataRefused", code
     if name == "Fenced":
         return FailureClass.STOPPED, name, ExitCode.STOPPED
+    if out_of_memory(error):
+        return FailureClass.USER, "OutOfMemory", ExitCode.CONFIG
     if name == "StoreUnavailable" or any(part in text for part in _DEVICE_TEXTS):
         return FailureClass.INFRASTRUCTURE, name, INFRASTRUCTURE_EXIT_CODE
     if name in _PEER_TYPES or (type(error) is RuntimeError and any(part in text for part in _PEER_TEXTS)):
         return FailureClass.PEER, "PeerLost", INFRASTRUCTURE_EXIT_CODE
     return FailureClass.USER, name, ExitCode.BUG
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an allocation failed: Python's or NumPy's, torch's on a GPU (any library's there) or on a CPU."""
+    text = str(error).lower()
+    return type(error).__name__ in _MEMORY_TYPES or any(part in text for part in _MEMORY_TEXTS)
 
 
 def record(ending: Termination) -> None:

@@ -1,20 +1,25 @@
 """What a device can compute at most, as the denominator of MFU."""
 
 import time
-from typing import Final
 
 import torch
 
-# Dense bf16 FLOP/s by a part of the device's name (vendor data sheets).
-BF16_PEAK: Final = {"A100": 312e12, "A800": 312e12, "H100": 989e12, "H200": 989e12, "H800": 989e12}
+from internlm2_spec import gpus
+from internlm2_trainer.output import say
 
 
-def peak_flops(device: torch.device) -> float | None:
+def peak_flops(device: torch.device, *, warn: bool) -> float | None:
     """Return FLOP/s of one device; None for a GPU that is not in the table, and then no MFU is said."""
-    if device.type == "cpu":
-        return _measure_gemm()
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in BF16_PEAK.items() if part in name), None)
+    return _measure_gemm() if device.type == "cpu" else published(torch.cuda.get_device_name(device), warn=warn)
+
+
+def published(device_name: str, *, warn: bool) -> float | None:
+    """Return the dense bf16 FLOP/s that a device is sold with; None for one not in the table, and say so."""
+    if gpu := gpus.by_device(device_name):
+        return gpu.flops
+    if warn:
+        say(event="mfu-unknown", device=device_name, reason="its peak is not in the table, so no MFU is said")
+    return None
 
 
 def _measure_gemm(size: int = 512, seconds: float = 0.1) -> float:

@@ -5,15 +5,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from internlm2_spec import config, layout
-from internlm2_spec.config import Refused, Stage
+from internlm2_spec import config, layout, memory
+from internlm2_spec.config import Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
     ENV_INCARNATION,
@@ -26,7 +25,7 @@ from internlm2_spec.contract import (
     Termination,
     TrainPhase,
 )
-from internlm2_trainer import ending, parallelize, storage
+from internlm2_trainer import ending, exhausted, parallelize, storage
 from internlm2_trainer.checkpoint import Checkpointer
 from internlm2_trainer.memory import Memory, node_limit
 from internlm2_trainer.mesh import open_mesh
@@ -77,10 +76,13 @@ def main(config_path: str) -> int:
     """
     place = Place.from_environment()
     metrics = Metrics(_first_progress(place))
+    stage = None
     try:
-        code = _train(read_stage(config_path), place, metrics)
+        stage = config.read(config_path)
+        code = _train(stage, place, metrics)
     except Exception as error:
-        end = ending.explain(error, rank=place.rank, step=metrics.progress.step)
+        advice = _advice(stage, place.world) if stage and ending.out_of_memory(error) else ""
+        end = ending.explain(error, rank=place.rank, step=metrics.progress.step, advice=advice)
         print(end.traceback or end.message, file=sys.stderr, flush=True)
     else:
         failure = FailureClass.DONE if code is ExitCode.DONE else FailureClass.STOPPED
@@ -90,13 +92,8 @@ def main(config_path: str) -> int:
     return end.exit_code
 
 
-def read_stage(path: str) -> Stage:
-    """Raise Refused when the file cannot be read or is not a stage."""
-    try:
-        text = Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused("--config", wrong=f"{path} cannot be read ({error})", right="name a JSON file") from error
-    return config.parse(text)
+def _advice(stage: Stage, world: int) -> str:
+    return exhausted.advice(stage, world, memory.CUDA if torch.cuda.is_available() else memory.CPU)
 
 
 def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
@@ -129,7 +126,8 @@ def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device
     source = CorpusSource.open(stage)
     stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))
     return Trainer(
-        stage, mesh, device, source, checkpoints, stop, metrics, place.attempt, peak_flops(device),
+        stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
+        peak_flops(device, warn=place.rank == 0),
         model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
     )  # fmt: skip
 

@@ -86,6 +86,7 @@ class Trainer:
     pipeline: Pipeline | None
     optimizer: AdamW
     tokens: int = 0
+    pairs: Tensor | None = None
     seen_checkpoint: int = -1
 
     def run(self, step: int) -> ExitCode:
@@ -128,15 +129,24 @@ class Trainer:
 
     def forward_backward(self, batches: list[Samples]) -> Tensor:
         """Accumulate gradients of the mean loss over the labels of all ranks; return this rank's share of it."""
-        labels = torch.stack([(batch.labels != IGNORED_LABEL).sum() for batch in batches]).sum().to(self.device)
-        dist.all_reduce(labels)
-        # Every rank of a tensor group and of a pipeline counted the same labels.
-        copies = self.mesh.degrees.tensor * self.mesh.degrees.pipeline
-        labels = (labels // copies).clamp(min=1)
+        labels = self._count(batches)
         micro_batches = [self._on_device(batch) for batch in batches]
         if self.pipeline:
             return self.pipeline.forward_backward(micro_batches, labels)
         return self._accumulate(micro_batches, labels)
+
+    def _count(self, batches: list[Samples]) -> Tensor:
+        """Return the labels of all ranks, and note how many tokens one attends to on average, for the MFU."""
+        counts = torch.stack(
+            [torch.stack(((one.labels != IGNORED_LABEL).sum(), (2 * one.positions + 1).sum())) for one in batches]
+        )
+        counts = counts.sum(0).to(self.device)
+        dist.all_reduce(counts)
+        # Every rank of a tensor group and of a pipeline counted the same tokens.
+        labels, squares = counts // (self.mesh.degrees.tensor * self.mesh.degrees.pipeline)
+        # A document's odd numbers add up to its square, of which the causal half counts.
+        self.pairs = squares / (2 * self.stage.global_batch_tokens)
+        return labels.clamp(min=1)
 
     def _accumulate(self, micro_batches: list[MicroBatch], labels: Tensor) -> Tensor:
         model, zero_stage = self.model.whole, self.stage.parallel.zero.stage
@@ -169,24 +179,25 @@ class Trainer:
 
     def _report(self, step: int, totals: Totals, *, seconds: float, data_wait: float) -> None:
         speed = self.stage.global_batch_tokens / seconds
-        mfu, mfu_full = (self._utilisation(speed, per_token) for per_token in self._flops())
+        causal, full = self.utilisation(speed)
         now = time.time()
-        self.metrics.finished(step, loss=totals.loss, tokens_per_second=speed, mfu=mfu, now=now)
+        self.metrics.finished(step, loss=totals.loss, tokens_per_second=speed, mfu=causal, now=now)
         self.metrics.set(
-            grad_norm=totals.gradient_norm, mfu_full=mfu_full, step_seconds=seconds, data_wait_seconds=data_wait
+            grad_norm=totals.gradient_norm, mfu_full=full, step_seconds=seconds, data_wait_seconds=data_wait
         )
         if dist.get_rank() == 0:
             say(
                 step=step, loss=totals.loss, lossHex=totals.loss.hex(), gradNorm=totals.gradient_norm,
-                tokensPerSecond=round(speed, 1), mfu=mfu, time=now, attempt=self.attempt,
+                tokensPerSecond=round(speed, 1), mfuCausal=causal, mfuFull=full, time=now, attempt=self.attempt,
             )  # fmt: skip
 
-    def _flops(self) -> tuple[float, float]:
-        sizes = self.stage.model, self.stage.sequence_length
-        return flops.per_token_causal(*sizes), flops.per_token_full(*sizes)
-
-    def _utilisation(self, tokens_per_second: float, flops_per_token: float) -> float | None:
-        return None if self.peak is None else tokens_per_second * flops_per_token / (self.peak * dist.get_world_size())
+    def utilisation(self, tokens_per_second: float) -> tuple[float, float] | tuple[None, None]:
+        """Return the MFU of a speed, causal by the documents of the step and full; None without a known peak."""
+        if self.peak is None or self.pairs is None:
+            return None, None
+        share = tokens_per_second / (self.peak * dist.get_world_size())
+        causal = flops.per_token(self.stage.model, pairs=float(self.pairs))
+        return share * causal, share * flops.per_token_full(self.stage.model, self.stage.sequence_length)
 
     def state(self) -> dict[str, Tensor]:
         """Return everything a checkpoint holds as tensors; writing into them changes this trainer."""

@@ -151,7 +151,10 @@ class JobStatus(ApiModel):
     step: int | None = Field(default=None, ge=0, description="step is the newest finished optimizer step.")
     loss: Number = Field(default=None, description="loss of that step.")
     tokens_per_second: Number = Field(default=None, description="tokensPerSecond over all ranks.")
-    mfu: Number = Field(default=None, description="mfu is the model FLOPs utilisation, 1 is the peak of the GPUs.")
+    mfu: Number = Field(
+        default=None,
+        description="mfu is the model FLOPs utilisation with causal attention, 1 is the peak of the GPUs.",
+    )
     checkpoint: CheckpointStatus | None = Field(
         default=None, description="checkpoint is the newest verified checkpoint of the stage."
     )
