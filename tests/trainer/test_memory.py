@@ -254,7 +254,8 @@ def allocations(recorded: profile) -> list[tuple[int, int]]:
     """Return (time, bytes) of each allocation; bytes are negative where memory was freed."""
     found: list[tuple[int, int]] = []
     assert recorded.profiler is not None
-    waiting: list[Any] = list(recorded.profiler.kineto_results.experimental_event_tree())
+    results: Any = recorded.profiler.kineto_results
+    waiting: list[Any] = list(results.experimental_event_tree())
     while waiting:
         event = waiting.pop()
         waiting += event.children

@@ -146,7 +146,8 @@ class Trainer:
         labels, squares = counts // (self.mesh.degrees.tensor * self.mesh.degrees.pipeline)
         # A document's odd numbers add up to its square, of which the causal half counts.
         self.pairs = squares / (2 * self.stage.global_batch_tokens)
-        return labels.clamp(min=1)
+        at_least_one: Tensor = labels.clamp(min=1)
+        return at_least_one
 
     def _accumulate(self, micro_batches: list[MicroBatch], labels: Tensor) -> Tensor:
         model, zero_stage = self.model.whole, self.stage.parallel.zero.stage

@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[Stage, int, tuple[str, str, str]]] = {
         changed(kv_heads=5), 1, ("model.kvHeads: ", "5 does not divide heads 16", "whole group")
     ),
     "tensor that KV heads do not divide into": (
-        changed(tensor=12), 12, ("parallel.tensor: ", "12 does not divide kvHeads 8", "use 1, 2, 4, 8")
+        changed(tensor=3, ffn=8190), 3, ("parallel.tensor: ", "3 does not divide kvHeads 8", "use 1, 2, 4, 8")
     ),
     "a width that tensor does not divide": (
         changed(tensor=8, ffn=8190), 8, ("model.ffn: ", "8190 is not divisible by tensor 8", "multiple of 8")

@@ -101,7 +101,7 @@ def test_zero_stages_pay_for_their_messages() -> None:
     slow = Cluster.of(SIXTEEN.gpu, 2, 8, network_gbit=20)
     waits = []
     for zero in (1, 2, 3):
-        step = speed.predict(dataclasses.replace(SEVEN, parallel=Parallel(zero=Zero(zero, 16))), slow)  # type: ignore[arg-type]
+        step = speed.predict(dataclasses.replace(SEVEN, parallel=Parallel(zero=Zero(zero, 16))), slow)
         waits.append(step.weights + step.gradients)
     assert 0 < waits[0] < waits[1] < waits[2]
 
