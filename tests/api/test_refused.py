@@ -35,6 +35,10 @@ REFUSED: Final[dict[str, Row]] = {
         {"model.config": SIZES},
         ("spec.model", "both preset and config", "set exactly one"),
     ),
+    "weights of a stage that is still to run": (
+        {"model.initFrom": "pretrain"},
+        ("spec.model.initFrom", "model.initFrom pretrain is a stage of this job", "name a stage of other weights"),
+    ),
     "no section model": ({"model": GONE}, ("spec.model", "Required value")),
     "hidden that heads do not divide": (
         inline(hidden=500),

@@ -52,7 +52,7 @@ _USAGE = """usage: python -m internlm2_trainer VERB [options]
   tokenize         turn text into packed token shards
   train-tokenizer  train a SentencePiece tokenizer
   agent            run the ranks of one node and keep them running
-  checkpoint       list, verify, show, compare and prune checkpoints
+  checkpoint       list, verify, show, compare, export, import and prune checkpoints
 
 python -m internlm2_trainer VERB --help says more."""
 

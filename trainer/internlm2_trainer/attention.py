@@ -105,6 +105,27 @@ def flash_attn() -> FlashVarlen | None:
     return FlashVarlen(module.flash_attn_varlen_func)
 
 
+@dataclass(frozen=True, slots=True)
+class DynamicNTK:
+    """How far a model may read beyond the `max_positions` tokens of its training: about `factor` times."""
+
+    factor: float
+    max_positions: int
+
+
+def stretched(base: float, head_size: int, ntk: DynamicNTK, positions: Tensor) -> float:
+    """Return the rotary base for a batch that ends at the last of `positions`: `base` itself up to `max_positions`.
+
+    Beyond, the slowest pair turns slower by the ratio below and the fastest, which tells neighbours apart, as
+    fast as ever (dynamic NTK-aware scaling, which the released chat models ask for with factor 2).
+    """
+    length = int(positions.max()) + 1
+    if length <= ntk.max_positions:
+        return base
+    ratio = ntk.factor * length / ntk.max_positions - (ntk.factor - 1)
+    return float(base * ratio ** (head_size / (head_size - 2)))
+
+
 def rotary(positions: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
     """Return cos and sin, [B, S, 1, head_size] fp32, of the rotary angles at `positions` [B, S]."""
     pair = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)

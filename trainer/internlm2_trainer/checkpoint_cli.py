@@ -1,7 +1,7 @@
 """`python -m internlm2_trainer checkpoint VERB`: look at checkpoints, compare them, delete old ones.
 
 A verb is a function that takes the group of sub-commands and adds its own: one entry in `VERBS`. Only
-`diff` imports torch.
+`diff`, `export` and `import` load torch.
 """
 
 import argparse
@@ -9,23 +9,17 @@ import datetime
 import functools
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from internlm2_spec.config import Refused
 from internlm2_spec.contract import MANIFEST_NAME, step_prefix
 from internlm2_spec.fence import Fence
 from internlm2_spec.manifest import Manifest, elements, kept
-from internlm2_trainer import address, fence, retention, verify
+from internlm2_trainer import address, fence, retention, verify, weights_cli
 from internlm2_trainer.address import Run, Step
 from internlm2_trainer.storage import Missing, StoreUnavailable, retrying
-
-Group: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # the type has no public name
-
-SILENT_SECONDS: Final = 5.0
-NOTE_SECONDS: Final = 2.0
-MIB: Final = 2**20
+from internlm2_trainer.verbs import MIB, Group, Progress, add_verb
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 def add_list(group: Group) -> None:
     """Add `list`."""
-    verb = _verb(group, "list", "list the steps of a run", run_list, "s3://bucket/run1 --stage pretrain-4k")
+    verb = add_verb(group, "list", "list the steps of a run", run_list, "s3://bucket/run1 --stage pretrain-4k")
     verb.add_argument("url", metavar="URL", help="the run")
     verb.add_argument("--stage", help="only this stage")
 
@@ -72,7 +66,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 def add_verify(group: Group) -> None:
     """Add `verify`."""
-    verb = _verb(group, "verify", "read every byte of steps and check it", run_verify, "s3://bucket/run1 --all")
+    verb = add_verb(group, "verify", "read every byte of steps and check it", run_verify, "s3://bucket/run1 --all")
     verb.add_argument("url", metavar="URL", help="a run, of which the newest step of each stage is read, or a step")
     verb.add_argument("--stage", help="only this stage")
     verb.add_argument("--step", type=int, help="only this step")
@@ -106,7 +100,7 @@ def run_verify(options: argparse.Namespace) -> int:
 def add_show(group: Group) -> None:
     """Add `show`."""
     example = "s3://bucket/run1/pretrain-4k/step-00000050"
-    verb = _verb(group, "show", "print what one step's manifest says", run_show, example)
+    verb = add_verb(group, "show", "print what one step's manifest says", run_show, example)
     verb.add_argument("url", metavar="URL", help="a step, or a run of one stage, of which the newest is shown")
     verb.add_argument("--tensors", action="store_true", help="a line a tensor, too")
 
@@ -141,7 +135,7 @@ def run_show(options: argparse.Namespace) -> int:
 def add_diff(group: Group) -> None:
     """Add `diff`."""
     example = "s3://bucket/run1/pretrain/step-00000050 s3://bucket/run2/pretrain/step-00000050"
-    verb = _verb(group, "diff", "compare two steps tensor by tensor, under any layouts", run_diff, example)
+    verb = add_verb(group, "diff", "compare two steps tensor by tensor, under any layouts", run_diff, example)
     verb.add_argument("one", metavar="URL", help="a step, or a run of one stage, of which the newest is taken")
     verb.add_argument("other", metavar="URL", help="another one")
 
@@ -175,7 +169,7 @@ def run_diff(options: argparse.Namespace) -> int:
 
 def add_prune(group: Group) -> None:
     """Add `prune`."""
-    verb = _verb(group, "prune", "delete old steps of a run", run_prune, "s3://bucket/run1 --keep 3 --delete")
+    verb = add_verb(group, "prune", "delete old steps of a run", run_prune, "s3://bucket/run1 --keep 3 --delete")
     verb.add_argument("url", metavar="URL", help="the run")
     verb.add_argument("--stage", help="only this stage")
     verb.add_argument("--keep", type=int, required=True, help="how many of the newest steps of each stage stay")
@@ -218,41 +212,15 @@ def _goes(step: int, *, stay: frozenset[int], newest: int) -> bool:
     return step < newest and step not in stay
 
 
-VERBS: Final[tuple[Callable[[Group], None], ...]] = (add_list, add_verify, add_show, add_diff, add_prune)
-
-
-class Progress:
-    """Lines on standard error about work that takes longer than a few seconds."""
-
-    def __init__(self, what: str, total: int, *, unit: str = "MiB") -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._scale = MIB if unit == "MiB" else 10**6
-        self._done = 0
-        self._started = self._noted = time.monotonic()
-
-    def add(self, amount: int) -> None:
-        """Count work that was done."""
-        self._done += amount
-        now = time.monotonic()
-        if now - self._started > SILENT_SECONDS and now - self._noted > NOTE_SECONDS:
-            self._noted = now
-            done, total = self._done / self._scale, self._total / self._scale
-            speed = done / (now - self._started)
-            print(f"{self._what}: {done:.0f} of {total:.0f} {self._unit}, {speed:.0f} a second", file=sys.stderr)
-
-
-def _verb(
-    group: Group, name: str, does: str, run: Callable[[argparse.Namespace], int], example: str
-) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = group.add_parser(
-        name,
-        help=does,
-        description=does[0].upper() + does[1:] + ".",
-        epilog=f"example: python -m internlm2_trainer checkpoint {name} {example}",
-    )
-    verb.add_argument("--json", action="store_true", help="one JSON object")
-    verb.set_defaults(run=run)
-    return verb
+VERBS: Final[tuple[Callable[[Group], None], ...]] = (
+    add_list,
+    add_verify,
+    add_show,
+    add_diff,
+    weights_cli.add_export,
+    weights_cli.add_import,
+    add_prune,
+)
 
 
 def _summary(run: Run, step: Step, held: Fence) -> dict[str, Any]:

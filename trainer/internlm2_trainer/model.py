@@ -132,6 +132,7 @@ class InternLM2(nn.Module):
         self.tp = tp
         self.attend = attend
         self.rope_base = stage.rope_base
+        self.dynamic_ntk: attention.DynamicNTK | None = None  # for reading beyond the trained length
         again = dict.fromkeys(recomputed(sizes.layers, parallel.recompute_fraction), parallel.recompute)
         self.model = Decoder(sizes, tp, attend, part, again)
         self.output = Weight(sizes.vocab, sizes.hidden) if part.last else None
@@ -143,7 +144,7 @@ class InternLM2(nn.Module):
         stage before returned: a stage without head returns [B, S/tp, H]. positions: [B, S] int64.
         documents: [B, whole sequence] int64. Positions restart in each document, and attention stays inside it.
         """
-        rope = attention.rotary(positions, self.head_size, self.rope_base)
+        rope = self._rotary(positions)
         plan = self.attend.plan(documents)
         if self.model.tok_embeddings is not None:
             x = embed(x, local(self.model.tok_embeddings.weight), self.tp)
@@ -156,6 +157,12 @@ class InternLM2(nn.Module):
         if labels is None:
             return functional.linear(x, head)
         return head_loss(x.flatten(0, 1), head, labels.flatten(), self.tp)
+
+    def _rotary(self, positions: Tensor) -> Rotary:
+        base = self.rope_base
+        if self.dynamic_ntk is not None:
+            base = attention.stretched(base, self.head_size, self.dynamic_ntk, positions)
+        return attention.rotary(positions, self.head_size, base)
 
 
 def _recompute(compute: Callable[..., Tensor], *inputs: object) -> Tensor:

@@ -1,7 +1,8 @@
 """The bytes of a checkpoint: a rank's boxes as one safetensors file, and back into any other boxes."""
 
 import json
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,16 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """Memory that a box of the checkpoint's tensor `name`, of shape `shape`, is read into."""
+
+    name: str
+    shape: tuple[int, ...]
+    tensor: torch.Tensor
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
 class Fetch:
     """Bytes [start, stop) of an object that fill `common`, a part of the saved box `saved`, of `target`."""
 
@@ -47,9 +58,11 @@ class Fetch:
     place: Region  # box of `target`
 
 
-def encode(staged: dict[str, Staged]) -> tuple[list[memoryview], dict[str, int]]:
+def encode(
+    staged: dict[str, Staged], metadata: Mapping[str, str] | None = None
+) -> tuple[list[memoryview], dict[str, int]]:
     """Return a safetensors file as parts that share memory with the tensors, and each tensor's first byte."""
-    header: dict[str, object] = {}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offsets: dict[str, int] = {}
     parts: list[memoryview] = []
     # Wide types first, as the format's own writer does: every tensor is then aligned to its element.
@@ -73,27 +86,35 @@ def load(store: Store, folder: str, manifest: Manifest, state: dict[str, torch.T
     Raises:
         Refused: the checkpoint has no such tensor, or one of another shape.
     """
-    fetches = [fetch for name, tensor in state.items() for fetch in _fetches(name, tensor, manifest)]
+    fill(store, folder, manifest, [Target(name, tuple(t.shape), *held(t)) for name, t in state.items()])
+
+
+def fill(store: Store, folder: str, manifest: Manifest, targets: Iterable[Target]) -> None:
+    """Read boxes of tensors into memory, converted to its type where that is another one.
+
+    Raises:
+        Refused: the checkpoint has no such tensor, or one of another shape.
+    """
+    fetches = [fetch for target in targets for fetch in _fetches(target, manifest)]
     with ThreadPoolExecutor(READERS) as pool:
         for _ in pool.map(lambda batch: _apply(store, folder, batch), _batches(fetches)):
             pass
 
 
-def _fetches(name: str, tensor: torch.Tensor, manifest: Manifest) -> Iterable[Fetch]:
+def _fetches(target: Target, manifest: Manifest) -> Iterable[Fetch]:
     path = f"checkpoint {manifest.stage} step {manifest.step}"
-    saved = manifest.tensors.get(name)
+    saved = manifest.tensors.get(target.name)
     if saved is None:
-        raise Refused(path, wrong=f"has no tensor {name}", right="load it into the model that wrote it")
-    if saved.shape != tuple(tensor.shape):
-        wrong = f"{name} has shape {list(saved.shape)}, the model {list(tensor.shape)}"
+        raise Refused(path, wrong=f"has no tensor {target.name}", right="load it into the model that wrote it")
+    if saved.shape != target.shape:
+        wrong = f"{target.name} has shape {list(saved.shape)}, the model {list(target.shape)}"
         raise Refused(path, wrong=wrong, right="load it into a model of the same sizes")
-    target, place = held(tensor)
     for part in saved.slices:
-        common = overlap(place, Region(part.offset, part.shape))
+        common = overlap(target.region, Region(part.offset, part.shape))
         for box in split_rows(common, PIECE_BYTES // ELEMENT_BYTES[saved.dtype]) if common else ():
             start, stop = _span(part, box, ELEMENT_BYTES[saved.dtype])
             saved_box = Region(part.offset, part.shape)
-            yield Fetch(part.object, start, stop, DTYPES[saved.dtype], saved_box, box, target, place)
+            yield Fetch(part.object, start, stop, DTYPES[saved.dtype], saved_box, box, target.tensor, target.region)
 
 
 def _span(part: Slice, box: Region, width: int) -> tuple[int, int]:
@@ -124,7 +145,7 @@ def _batches(fetches: list[Fetch]) -> list[list[Fetch]]:
 
 def _apply(store: Store, folder: str, batch: list[Fetch]) -> None:
     start, stop = batch[0].start, max(fetch.stop for fetch in batch)
-    key = f"{folder}/{batch[0].object}"
+    key = posixpath.join(folder, batch[0].object)  # a released folder is the store itself
     body = memoryview(retrying(lambda: read_exactly(store, key, start, stop - start)))
     for fetch in batch:
         _copy(fetch, bytearray(body[fetch.start - start : fetch.stop - start]))

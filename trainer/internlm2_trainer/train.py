@@ -3,13 +3,14 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from internlm2_spec import flops, layout
+from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import ExitCode, TrainPhase
 from internlm2_trainer import context, optim, parallelize
@@ -50,7 +51,7 @@ class Resumed(Protocol):
     @property
     def step(self) -> int: ...
     @property
-    def extra(self) -> Mapping[str, int]: ...
+    def extra(self) -> Mapping[str, Any]: ...
 
 
 class Checkpoints(Protocol):
@@ -65,8 +66,8 @@ class Checkpoints(Protocol):
     @property
     def skipped(self) -> int: ...
     def restore(self, state: dict[str, Tensor]) -> Resumed | None: ...
-    def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None: ...
-    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, int]) -> None: ...
+    def save(self, step: int, state: dict[str, Tensor], extra: dict[str, Any], *, wait: bool = False) -> None: ...
+    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, Any]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -228,9 +229,13 @@ class Trainer:
             checkpoint_stall_seconds=self.checkpoints.stall_seconds, checkpoint_memory_step=self.checkpoints.remembered
         )
 
-    def extra(self) -> dict[str, int]:
+    def extra(self) -> dict[str, Any]:
         """Return everything a checkpoint holds as JSON."""
-        return {"tokens": self.tokens, "updates": self.optimizer.updates}
+        return {
+            "tokens": self.tokens,
+            "updates": self.optimizer.updates,
+            **Architecture.of(self.stage).to_extra(),
+        }
 
     def notice_published(self) -> None:
         if (published := self.checkpoints.published) and published[0] != self.seen_checkpoint:

@@ -46,6 +46,14 @@ class ModelSpec(ApiModel):
     config: ModelSizes | None = Field(
         default=None, description="config gives the sizes inline. Exactly one of preset and config is set."
     )
+    init_from: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=32,
+        pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        description="initFrom is the stage under checkpoint.url whose weights the first stage starts from, as"
+        " `internlm2_trainer checkpoint import` made it. Without it they are random.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

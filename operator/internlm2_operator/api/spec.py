@@ -138,6 +138,12 @@ class Spec(ApiModel):
             "data.url {s.data.url} needs credentials and checkpoint.secretName is missing;"
             " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
+        Rule(
+            "!has(self.model.initFrom) || !self.stages.exists(t, t.name == self.model.initFrom)",
+            "model.initFrom {self.model.initFrom} is a stage of this job; name a stage of other weights, as"
+            " `internlm2_trainer checkpoint import --stage` made it",
+            at=".model.initFrom",
+        ),
         *_head_rules(),
         *(_model_rule(name) for name in ("ffn", "vocab")),
         StageRule(
@@ -160,7 +166,10 @@ class Spec(ApiModel):
         return self.model.resolved()
 
     def stage_config(self, index: int) -> config.Stage:
-        """Return stage `index` as the trainer reads it; every stage but the first starts from the one before."""
+        """Return stage `index` as the trainer reads it.
+
+        The first starts from `model.initFrom`, if that is set, and every other one from the stage before.
+        """
         stage = self.stages[index]
         shared = self.checkpoint
         parallel = stage.parallel.model_dump(exclude={"zero"})
@@ -177,5 +186,5 @@ class Spec(ApiModel):
             seed=stage.seed,
             optimizer=config.Optimizer(**stage.optimizer.model_dump()),
             parallel=config.Parallel(**parallel, zero=config.Zero(**stage.parallel.zero.model_dump())),
-            init_from=self.stages[index - 1].name if index else None,
+            init_from=self.stages[index - 1].name if index else self.model.init_from,
         )

@@ -43,6 +43,11 @@ def test_the_trainer_reads_what_a_stage_is_written_as() -> None:
     assert second.parallel == config.Parallel(tensor=2, zero=config.Zero(shard=8))
 
 
+def test_the_first_stage_starts_from_imported_weights() -> None:
+    one = read({"stages": [stage(name="a"), stage(name="b")], "model.initFrom": "imported"})
+    assert [one.stage_config(i).init_from for i in (0, 1)] == ["imported", "a"]
+
+
 def test_defaults_of_the_api_are_those_of_the_trainer() -> None:
     bare = {"name": "a", "data": {"url": "s3://b/c"}, "sequenceLength": 8, "globalBatchTokens": 1024, "steps": 1}
     made = read({"stages": [bare]}).stage_config(0)
