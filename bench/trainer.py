@@ -58,9 +58,7 @@ def main() -> int:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({"command": "make bench-trainer", "machine": machine(), "shapes": shapes}, indent=1))
     for name, result in shapes.items():
-        print(
-            f"{name}: {result['ratio']['median']:.2f} x transformers, MFU {result['mfu']:.0%} of the GEMM peak"
-        )
+        print(f"{name}: {result['ratio']['median']:.2f} x transformers, MFU {result['mfu']:.0%} of the GEMM peak")
     dist.destroy_process_group()
     return 0
 
