@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.distributed.tensor.debug import CommDebugMode
 
 from internlm2_spec.config import Stage
+from internlm2_trainer import parallelize
 from internlm2_trainer.model import Block
 from internlm2_trainer.spans import Plan
 from internlm2_trainer.tensor import local
@@ -65,6 +67,25 @@ def test_passes_are_in_bf16_and_state_and_reduction_in_fp32() -> None:
 
 def test_rotary_angles_stay_in_fp32() -> None:
     assert ranks.run(1, rotary_precision, parity.stage()) == ["float32"]
+
+
+def test_other_documents_compile_nothing_again() -> None:
+    ((after_first, after_others, after_another_shape),) = ranks.run(1, graphs, parity.stage())
+    assert 0 < after_first == after_others < after_another_shape
+
+
+def graphs(_rank: int, _world: int, stage: Stage) -> tuple[int, int, int]:
+    """Count the graphs of compiled layers after one batch, more with other documents, and one of another length."""
+    model = parity.trainer(stage).model.whole
+    parallelize.compile_layers(model, backend="eager")
+    counts = []
+    for lengths in ((5,), (7, 3, 1, parity.SEQUENCE), (4,)):
+        for length in lengths:
+            size = parity.SEQUENCE if lengths != (4,) else parity.SEQUENCE // 2
+            tokens = torch.arange(size).unsqueeze(0)
+            model(tokens, tokens, tokens // length, tokens).backward()
+        counts.append(counters["stats"]["unique_graphs"])
+    return counts[0], counts[1], counts[2]
 
 
 def precisions(_rank: int, _world: int, stage: Stage) -> dict[str, str]:

@@ -13,6 +13,9 @@ from internlm2_spec.config import Model
 FLOAT32: Final = 4
 INT64: Final = 8
 
+# Tokens whose logits exist at a time: 190 MB in bf16 at InternLM2's vocabulary, and rows enough for a matrix product.
+LOSS_CHUNK_TOKENS: Final = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -52,10 +55,11 @@ class Activations:
     @property
     def layer(self) -> int:
         """All that one layer saves: two norms, two gathered inputs, q, k, v and output with its log-sum-exp, SwiGLU."""
-        gathered = self.tokens * self.model.hidden * self.precision.compute
         heads = self.tokens * self.model.heads // self.tensor
-        attention = 4 * heads * (self.model.hidden // self.model.heads) * self.precision.compute + heads * FLOAT32
-        return 2 * self._norm + 2 * gathered + attention + 4 * self.wide
+        kv_heads = self.tokens * max(1, self.model.kv_heads // self.tensor)
+        head_size = self.model.hidden // self.model.heads
+        attention = 2 * (heads + kv_heads) * head_size * self.precision.compute + heads * FLOAT32
+        return 2 * self._norm + 2 * self._gathered + attention + 4 * self.wide
 
     def saved(self, recompute: str) -> int:
         """Return what one layer saves under a recompute mode."""
@@ -73,15 +77,18 @@ class Activations:
 
     @property
     def head(self) -> int:
-        """The last norm, the gathered input of the head, and the softmax of the loss."""
-        gathered = self.tokens * self.model.hidden * self.precision.compute
-        return self._norm + gathered + self._scores + self.tokens * (2 * FLOAT32 + INT64 + 2)
+        """The last norm, and the gradients that the loss leaves: of the head's gathered input and of the head."""
+        return self._norm + self._gathered + self._words * self.model.hidden * FLOAT32
 
     @property
     def loss(self) -> int:
-        """What computing the loss and its gradient holds beside what is saved: the logits, and a second fp32 copy."""
-        logits = self._scores // FLOAT32 * self.precision.compute
-        return logits if self.precision.compute == FLOAT32 else logits + self._scores
+        """What computing the loss and its gradients holds beside what is saved: input, logits, a part of the head's.
+
+        Of one chunk of tokens; in bf16 the logits, their fp32 copy and their gradient.
+        """
+        copies = FLOAT32 if self.precision.compute == FLOAT32 else FLOAT32 + 2 * self.precision.compute
+        logits = min(self.tokens, LOSS_CHUNK_TOKENS) * self._words * copies
+        return self._gathered + logits + self._words * self.model.hidden * self.precision.compute
 
     def backward(self, recompute: str) -> int:
         """What the backward of one layer holds beside what is saved: it is busiest in the feed-forward."""
@@ -94,5 +101,9 @@ class Activations:
         return self.stream * (1 if self.precision.fused_norm else 2) + rows * FLOAT32
 
     @property
-    def _scores(self) -> int:
-        return self.tokens * self.model.vocab // self.tensor * FLOAT32
+    def _gathered(self) -> int:
+        return self.tokens * self.model.hidden * self.precision.compute
+
+    @property
+    def _words(self) -> int:
+        return self.model.vocab // self.tensor

@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from internlm2_spec.activations import LOSS_CHUNK_TOKENS
 from internlm2_trainer.tensor import TensorGroup
 
 IGNORED_LABEL: Final = -100
 
-# 190 MB of bf16 logits at InternLM2's vocabulary, and enough rows for a GPU's matrix product.
-CHUNK_TOKENS: Final = 1024
 
-
-def head_loss(x: Tensor, head: Tensor, labels: Tensor, tp: TensorGroup, *, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+def head_loss(
+    x: Tensor, head: Tensor, labels: Tensor, tp: TensorGroup, *, chunk_tokens: int = LOSS_CHUNK_TOKENS
+) -> Tensor:
     """Return the cross entropy of the logits x head^T, summed over the labels that are not `IGNORED_LABEL`.
 
     x: [N, H]. head: [V/size, H], this rank's rows. labels: [N] int64. Every rank of the group gets the

@@ -46,7 +46,7 @@ class Attention(nn.Module):
     def __init__(self, sizes: config.Model, tp: TensorGroup, attend: Attend) -> None:
         super().__init__()
         self.tp = tp
-        self.attend = attend
+        self.attend: Callable[[Tensor, Tensor, Tensor, Plan], Tensor] = attend
         self.head_size = sizes.hidden // sizes.heads
         self.q_per_kv = sizes.heads // sizes.kv_heads // tp.kv_copies.size
         self.wqkv = Weight((sizes.heads + 2 * sizes.kv_heads) * self.head_size, sizes.hidden)

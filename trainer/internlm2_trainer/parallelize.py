@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from internlm2_spec import pipeline
-from internlm2_spec.config import Parallel, Stage
+from internlm2_spec.config import Stage
 from internlm2_trainer.context import open_attention
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.model import Block, InternLM2, init_std
@@ -60,7 +60,7 @@ def _build_part(stage: Stage, part: pipeline.Part, mesh: Mesh, device: torch.dev
         model = InternLM2(stage, tensor_group(mesh), open_attention(mesh, device), part)
     _split_tensors(model, mesh)
     if stage.parallel.compile:
-        _compile(model, stage.parallel)
+        compile_layers(model)
     _shard(model, mesh, zero_stage=stage.parallel.zero.stage, dtype=dtype)
     model.to_empty(device=device)
     initialize(model, stage.seed)
@@ -82,12 +82,14 @@ def _split_tensors(model: nn.Module, mesh: Mesh) -> None:
             module.weight = nn.Parameter(split)
 
 
-def _compile(model: InternLM2, parallel: Parallel) -> None:
-    """Compile each layer. Layers are alike, so one compilation serves all of them."""
+def compile_layers(model: InternLM2, backend: str = "inductor") -> None:
+    """Compile what is before and after each layer's attention. Layers are alike, so two graphs serve all of them."""
     for block in model.model.layers.values():
         assert isinstance(block, Block)
-        # The ring's point-to-point messages cannot be in a graph, so with it a layer is several.
-        block.compute = torch.compile(block.compute, fullgraph=parallel.context == 1, dynamic=False)
+        # Attention is a kernel already, or messages, which no graph can hold; and what it computes differs with the
+        # documents of every batch, for which a graph around it would be compiled again.
+        block.attention.attend = torch.compiler.disable(block.attention.attend)
+        block.compute = torch.compile(block.compute, dynamic=False, backend=backend)
 
 
 def _shard(model: InternLM2, mesh: Mesh, *, zero_stage: int, dtype: torch.dtype) -> None:
