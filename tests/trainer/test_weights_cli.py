@@ -62,7 +62,7 @@ MISTAKES = {
     "a size of nothing": (["export", "{url}", "{tmp}/out", "--max-shard-size", "0GB"], "'0GB' is no size"),
     "no such run": (["export", "file://{tmp}/none", "{tmp}/out"], "has no checkpoint; give checkpoint.url of a run"),
     "a factor below one": (["export", "{url}", "{tmp}/out", "--dynamic-ntk", "0.5"], "0.5 is too small; use 1 or more"),
-    "a folder in use": (["export", "{url}", "{tmp}/run"], "holds 2 files and no config.json; name an empty folder"),
+    "a folder in use": (["export", "{url}", "{tmp}/run"], "holds 3 files and no config.json; name an empty folder"),
     "no tokenizer there": (
         ["export", "{url}", "{tmp}/out", "--tokenizer", "{tmp}"],
         "has no tokenizer.model; name the folder that has it",
