@@ -59,7 +59,7 @@ def test_json_has_the_same_figures(path: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_search_lists_layouts_with_reasons(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config", path, "--nodes", "1", "--gpu", "H100-80GB", "--search", "--top", "3"]
+    arguments = ["--config", path, "--ranks", "4", "--gpu", "H100-80GB", "--search", "--top", "3"]
     assert estimate.main(arguments) == ExitCode.DONE
     assert estimate.main([*arguments, "--json"]) == ExitCode.DONE
 

@@ -236,16 +236,11 @@ def most_in_flight(run: Trainer) -> list[int]:
     assert run.pipeline is not None
     found = []
     for _, order in sorted(run.pipeline.schedule.pipeline_order.items()):
-        alive: set[tuple[int, int]] = set()
-        most = 0
+        alive = most = 0
         for action in filter(None, order):
-            one = (action.stage_index, action.microbatch_index)
             kind = action.computation_type.name
-            if kind == "FORWARD":
-                alive.add(one)
-            elif kind in ("FULL_BACKWARD", "BACKWARD_WEIGHT"):
-                alive.discard(one)
-            most = max(most, len(alive))
+            alive += (kind == "FORWARD") - (kind in ("FULL_BACKWARD", "BACKWARD_WEIGHT"))
+            most = max(most, alive)
         found.append(most)
     return found
 

@@ -103,8 +103,7 @@ def in_flight(parallel: Parallel, pipeline_rank: int, micro_steps: int) -> int:
     As torch orders them: GPipe goes forward with all micro-batches first; the others go back as soon as they
     can, which the first ranks can last. A zero bubble keeps a pass until the gradients of weights are computed.
     """
-    ranks, schedule = parallel.pipeline, parallel.schedule
-    per_rank = pipeline.stage_count(parallel) // ranks
+    ranks, per_rank = parallel.pipeline, _stages_of_a_rank(parallel)
     later = ranks - 1 - pipeline_rank
     a_round = micro_steps // max(1, micro_steps // ranks)
     most = {
@@ -112,9 +111,13 @@ def in_flight(parallel: Parallel, pipeline_rank: int, micro_steps: int) -> int:
         "1F1B": later + 1,
         "Interleaved1F1B": (per_rank - 1) * a_round + 2 * later + 1,
         "InterleavedZeroBubble": (per_rank - 1) * a_round + ranks,
-        "ZBVZeroBubble": 2 * ranks,
-    }[schedule]
+        "ZBVZeroBubble": min(ranks + later, micro_steps) + min(pipeline_rank + 1, micro_steps),
+    }[parallel.schedule]
     return min(most, per_rank * micro_steps)
+
+
+def _stages_of_a_rank(parallel: Parallel) -> int:
+    return pipeline.stage_count(parallel) // parallel.pipeline
 
 
 def _activations(stage: Stage, mesh: Degrees, precision: Precision) -> Activations:
@@ -161,10 +164,13 @@ class _Rank:
         self.zero = 1 if mesh.pipeline > 1 else stage.parallel.zero.stage
         self.recompute = stage.parallel.recompute if stage.parallel.recompute_fraction else "None"
         self.sharded, self.accumulates = mesh.shard > 1, micro_steps > 1
+        # Until a rank has gone backward for the first time nothing is left of earlier micro-steps.
+        alive = in_flight(stage.parallel, pipeline_rank, micro_steps)
+        self.after_others = micro_steps * _stages_of_a_rank(stage.parallel) > alive
         self.bytes = precision.compute
         self.one = _activations(stage, mesh, precision)
         passes = [saved(stage, mesh, precision, part) for part in self.held.parts]
-        self.saved = sum(passes) * in_flight(stage.parallel, pipeline_rank, micro_steps) // len(passes)
+        self.saved = sum(passes) * alive // len(passes)
 
     def at_loss(self) -> Memory:
         """The forward pass is saved, and the logits are there."""
@@ -202,7 +208,7 @@ class _Rank:
 
     def _memory(self, *, gathered: Share, buffer: int, activations: int, working: int, unreduced: int = 0) -> Memory:
         """Add what earlier micro-steps left: whole gradients under ZeRO 1, else reduced ones and the last message."""
-        reduced, whole = self.accumulates and self.zero > 1, self.accumulates and self.zero == 1
+        reduced, whole = self.after_others and self.zero > 1, self.after_others and self.zero == 1
         gathers = self.sharded and (self.zero == 3 or not self.accumulates)
         return Memory(
             self.own.weights, self.own.gradients * reduced, self.own.optimizer,
