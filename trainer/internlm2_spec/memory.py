@@ -138,7 +138,7 @@ class _Held:
     def of(cls, stage: Stage, mesh: Degrees, pipeline_rank: int, place: int = 0) -> "_Held":
         every = pipeline.parts(stage.model, pipeline.stage_count(stage.parallel), stage.sequence_length)
         parts = tuple(every[at] for at in pipeline.stages_of(stage.parallel, pipeline_rank))
-        first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard, place=place)
+        first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard * mesh.context, place=place)
         head = last * any(part.last for part in parts)
         return cls(parts, layer, first * any(part.first for part in parts) + head, head)
 
@@ -163,7 +163,7 @@ class _Rank:
         self.held = _Held.of(stage, mesh, pipeline_rank)
         self.zero = 1 if mesh.pipeline > 1 else stage.parallel.zero.stage
         self.recompute = stage.parallel.recompute if stage.parallel.recompute_fraction else "None"
-        self.sharded, self.accumulates = mesh.shard > 1, micro_steps > 1
+        self.sharded, self.accumulates = mesh.shard * mesh.context > 1, micro_steps > 1
         # Until a rank has gone backward for the first time nothing is left of earlier micro-steps.
         alive = in_flight(stage.parallel, pipeline_rank, micro_steps)
         self.after_others = micro_steps * _stages_of_a_rank(stage.parallel) > alive

@@ -175,8 +175,8 @@ def _words(name: str, candidate: Candidate) -> str:
         "tensor": f"tensor {mesh.tensor} messages {_where(between['tensor'])}",
         "context": f"context {mesh.context} messages {_where(between['context'])}",
         "pipeline": f"bubble of pipeline {mesh.pipeline} at {steps} micro-batches",
-        "weights": f"gathering weights {_where(between['shard'])}",
-        "gradients": f"reducing gradients {_where(between['replicate' if mesh.replicate > 1 else 'shard'])}",
+        "weights": f"gathering weights {_where(between['fsdp'])}",
+        "gradients": f"reducing gradients {_where(between['replicate' if mesh.replicate > 1 else 'fsdp'])}",
         "optimizer": "optimizer",
     }[name]
 

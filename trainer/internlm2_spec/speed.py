@@ -90,10 +90,14 @@ def predict(stage: Stage, cluster: Cluster) -> Step:
 
 
 def groups(mesh: Degrees, cluster: Cluster) -> dict[str, Group]:
-    """Return the groups of a rank by mesh dimension: tensor ranks are neighbours, pipeline ranks are furthest apart."""
-    found, stride = {}, 1
-    for name in ("tensor", "context", "shard", "replicate", "pipeline"):
-        size: int = getattr(mesh, name)
+    """Return the groups of a rank: tensor ranks are neighbours, pipeline ranks are furthest apart.
+
+    FSDP shards over `shard` and `context` together.
+    """
+    fsdp = mesh.shard * mesh.context
+    sizes = {"tensor": mesh.tensor, "fsdp": fsdp, "replicate": mesh.replicate, "pipeline": mesh.pipeline}
+    found, stride = {"context": Group(mesh.context, mesh.tensor, cluster)}, 1
+    for name, size in sizes.items():
         found[name] = Group(size, stride, cluster)
         stride *= size
     return found
@@ -173,26 +177,29 @@ def _sharding(stage: Stage, mesh: Degrees, cluster: Cluster, micro_steps: int, c
     backward. Layers hide behind the compute of their pass; the outermost group has nothing to hide behind.
     """
     between = groups(mesh, cluster)
-    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
+    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard * mesh.context)
     outer, layers = first + last, stage.model.layers / mesh.pipeline
     zero = stage.parallel.zero.stage
 
     def gather(part: Share) -> float:
-        return between["shard"].gather(part.gathered * BFLOAT16)
+        return between["fsdp"].gather(part.gathered * BFLOAT16)
 
     def reduce(part: Share) -> float:
-        return between["shard"].gather(part.gathered * FLOAT32) + between["replicate"].reduce(part.padded * FLOAT32)
+        return between["fsdp"].gather(part.gathered * FLOAT32) + between["replicate"].reduce(part.padded * FLOAT32)
 
     forward, backward = compute / 3, compute * 2 / 3
-    gathers, reductions = (micro_steps if zero == 3 else 1), (micro_steps if zero > 1 else 1)
+    gathers = micro_steps if zero == 3 else 1
+    # The schedules of a pipeline reduce once.
+    reductions = micro_steps if zero > 1 and mesh.pipeline == 1 else 1
     weights = gathers * (max(0.0, layers * gather(layer) - forward) + gather(outer))
+    again, back = (layers * gather(layer) if zero == 3 else 0.0), layers * reduce(layer)
+    shown = max(0.0, again + back - backward) / (again + back) if again + back else 0.0
     if zero == 3:
-        weights += gathers * (max(0.0, layers * (gather(layer) + reduce(layer)) - backward) + gather(outer))
-        return weights, reductions * reduce(outer)
-    return weights, reductions * (max(0.0, layers * reduce(layer) - backward) + reduce(outer))
+        weights += gathers * (again * shown + gather(outer))
+    return weights, reductions * (back * shown + reduce(outer))
 
 
 def _held(stage: Stage, mesh: Degrees) -> int:
     """Return the parameters that a rank's optimizer updates."""
-    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard)
+    first, layer, last = shares(stage.model, tensor=mesh.tensor, shard=mesh.shard * mesh.context)
     return (layer * stage.model.layers + first + last).held // mesh.pipeline
