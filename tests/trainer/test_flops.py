@@ -22,7 +22,7 @@ def test_counted_operators_are_the_formula() -> None:
     assert everything - attention == tokens * (flops.per_token_full(model, parity.SEQUENCE) - 6 * scales) - 12 * pairs
 
 
-LAYOUTS = (parity.stage(shard=2), parity.stage(tensor=2), parity.stage(pipeline=2))
+LAYOUTS = (parity.stage(shard=2), parity.stage(tensor=2), parity.stage(pipeline=2), parity.stage(context=2))
 
 
 def test_every_layout_counts_the_pairs_of_packed_documents_alike() -> None:

@@ -40,6 +40,10 @@ def stage(*, zero: int = 1, shard: int = 1, data: int = 1, micro_steps: int = 1,
     )
 
 
+def with_kv_heads(of: Stage, kv_heads: int) -> Stage:
+    return dataclasses.replace(of, model=dataclasses.replace(of.model, kv_heads=kv_heads))
+
+
 OWNED: Cases = {
     "one rank": (1, stage()),
     "ZeRO 1 over 2": (2, stage(shard=2, data=2)),
@@ -49,6 +53,8 @@ OWNED: Cases = {
     "tensor 2 x ZeRO 3 over 2": (4, stage(tensor=2, zero=3, shard=2, data=2)),
     "pipeline 2 x ZeRO 1 over 2": (4, stage(pipeline=2, shard=2, data=2, micro_steps=2)),
     "V of 2 ranks": (2, stage(pipeline=2, schedule="ZBVZeroBubble", micro_steps=4)),
+    "context 2 shards as well": (4, stage(context=2, shard=2, data=2)),
+    "tensor 4 for 2 KV heads": (4, with_kv_heads(stage(tensor=4), 2)),
 }
 
 SAVED: Cases = {
@@ -58,6 +64,11 @@ SAVED: Cases = {
     "half of the layers": (1, stage(recompute="Full", recompute_fraction=0.5)),
     "tensor 2": (2, stage(tensor=2)),
     "tensor 2, full": (2, stage(tensor=2, recompute="Full")),
+    "two documents": (1, stage()),
+    "a ring of 2": (2, stage(context=2)),
+    "an exchange of 2": (2, stage(context=2, ulysses=2)),
+    "a ring of 2 that exchanges by 2": (4, stage(context=4, ulysses=2)),
+    "tensor 4 for 2 KV heads": (4, with_kv_heads(stage(tensor=4), 2)),
 }
 
 PEAKS: Cases = {
@@ -70,6 +81,7 @@ PEAKS: Cases = {
     "ZeRO 3 over 2, accumulating": (2, stage(zero=3, shard=2, data=2, micro_steps=2)),
     "ZeRO 3 over 2, full": (2, stage(zero=3, shard=2, data=2, recompute="Full")),
     "tensor 2": (2, stage(tensor=2)),
+    "a ring of 2": (2, stage(context=2)),
     "GPipe of 2": (2, stage(pipeline=2, schedule="GPipe", micro_steps=4)),
     "1F1B of 2": (2, stage(pipeline=2, micro_steps=4)),
     "1F1B of 2, ZeRO 3 over 2": (4, stage(pipeline=2, zero=3, shard=2, data=2, micro_steps=2)),
@@ -111,7 +123,7 @@ def test_weights_gradients_and_moments_are_exact_to_the_byte(name: str, measured
     world, stage = OWNED[name]
     mesh = layout.degrees(stage.parallel, world)
     predicted = [
-        memory.owned(stage, mesh, pipeline_rank=pipeline_rank(mesh, rank), place=rank // mesh.tensor % mesh.shard)
+        memory.owned(stage, mesh, pipeline_rank=pipeline_rank(mesh, rank), place=fsdp_place(mesh, rank))
         for rank in range(world)
     ]
     assert measured[f"owned {name}"] == [(each.weights, each.gradients, each.optimizer) for each in predicted]
@@ -161,6 +173,10 @@ def pipeline_rank(mesh: layout.Degrees, rank: int) -> int:
     return rank // (mesh.world // mesh.pipeline)
 
 
+def fsdp_place(mesh: layout.Degrees, rank: int) -> int:
+    return rank // mesh.tensor % (mesh.shard * mesh.context)
+
+
 def predicted_saved(name: str) -> int:
     world, stage = SAVED[name]
     whole = Part(range(SIZES.layers), first=True, last=True)
@@ -168,15 +184,17 @@ def predicted_saved(name: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class OneDocument:
-    """Samples of one document each: no mask."""
+class Documents:
+    """Samples of as many documents of one length each."""
 
     stage: Stage
+    count: int
 
     def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples:  # noqa: ARG002
         tokens = torch.zeros(self.stage.parallel.micro_batch, self.stage.sequence_length, dtype=torch.int64)
-        positions = torch.arange(self.stage.sequence_length).expand_as(tokens).contiguous()
-        return Samples(tokens, tokens.clone(), positions, tokens.clone())
+        length = self.stage.sequence_length // self.count
+        places = torch.arange(self.stage.sequence_length).expand_as(tokens)
+        return Samples(tokens, tokens.clone(), places % length, places // length)
 
 
 def measure(rank: int, world: int, cases: dict[str, tuple[str, Stage]], folder: str) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def measure(rank: int, world: int, cases: dict[str, tuple[str, Stage]], folder: 
         dist.destroy_process_group()
         ranks.join_group(Path(folder) / str(number), rank=rank, world=world)
         run = parity.trainer(stage)
-        run.source = OneDocument(stage)
+        run.source = Documents(stage, 2 if "two documents" in name else 1)
         if kind != "order":
             run.step(0)  # FSDP makes its buffers
         found[name] = how[kind](run)

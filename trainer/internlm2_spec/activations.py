@@ -8,12 +8,14 @@ what two operators save is there once.
 from dataclasses import dataclass
 from typing import Final
 
-from internlm2_spec.config import Model
+from internlm2_spec.config import Model, Parallel
+from internlm2_spec.context import kv_copies, kv_heads_per_rank
 
 FLOAT32: Final = 4
 INT64: Final = 8
 
-# Tokens whose logits exist at a time: 190 MB in bf16 at InternLM2's vocabulary, and rows enough for a matrix product.
+# The head computes the logits of so many tokens at a time: 190 MB in bf16 at InternLM2's vocabulary, and
+# enough rows for a GPU's matrix product.
 LOSS_CHUNK_TOKENS: Final = 1024
 
 
@@ -39,8 +41,12 @@ class Activations:
 
     model: Model
     tokens: int
-    tensor: int
+    parallel: Parallel
     precision: Precision
+
+    @property
+    def tensor(self) -> int:
+        return self.parallel.tensor
 
     @property
     def stream(self) -> int:
@@ -53,13 +59,14 @@ class Activations:
         return self.tokens * self.model.ffn // self.tensor * self.precision.compute
 
     @property
+    def gathered(self) -> int:
+        """Bytes of the residual stream as a matrix takes it: all rows."""
+        return self.tokens * self.model.hidden * self.precision.compute
+
+    @property
     def layer(self) -> int:
-        """All that one layer saves: two norms, two gathered inputs, q, k, v and output with its log-sum-exp, SwiGLU."""
-        heads = self.tokens * self.model.heads // self.tensor
-        kv_heads = self.tokens * max(1, self.model.kv_heads // self.tensor)
-        head_size = self.model.hidden // self.model.heads
-        attention = 2 * (heads + kv_heads) * head_size * self.precision.compute + heads * FLOAT32
-        return 2 * self._norm + 2 * self._gathered + attention + 4 * self.wide
+        """All that one layer saves: two norms and what the matrices take of them, attention, SwiGLU."""
+        return 2 * self._norm + 2 * self.gathered + self._attention + 4 * self.wide
 
     def saved(self, recompute: str) -> int:
         """Return what one layer saves under a recompute mode."""
@@ -77,18 +84,16 @@ class Activations:
 
     @property
     def head(self) -> int:
-        """The last norm, and the gradients that the loss leaves: of the head's gathered input and of the head."""
-        return self._norm + self._gathered + self._words * self.model.hidden * FLOAT32
+        """The last norm, and the gradients that the loss leaves: of the head's input, and of its matrix in fp32."""
+        return self._norm + self.gathered + self._matrix // self.precision.compute * FLOAT32
 
     @property
     def loss(self) -> int:
-        """What computing the loss and its gradients holds beside what is saved: input, logits, a part of the head's.
-
-        Of one chunk of tokens; in bf16 the logits, their fp32 copy and their gradient.
-        """
-        copies = FLOAT32 if self.precision.compute == FLOAT32 else FLOAT32 + 2 * self.precision.compute
-        logits = min(self.tokens, LOSS_CHUNK_TOKENS) * self._words * copies
-        return self._gathered + logits + self._words * self.model.hidden * self.precision.compute
+        """What the loss holds beside what is saved: the head's input, a chunk's logits, its gradient of the matrix."""
+        logits = min(self.tokens, LOSS_CHUNK_TOKENS) * self.model.vocab // self.tensor
+        # In fp32 they become scores and gradients in place; in bf16 each is a tensor of its own.
+        bytes_each = FLOAT32 if self.precision.compute == FLOAT32 else FLOAT32 + 2 * self.precision.compute
+        return self.gathered + logits * bytes_each + self._matrix
 
     def backward(self, recompute: str) -> int:
         """What the backward of one layer holds beside what is saved: it is busiest in the feed-forward."""
@@ -101,9 +106,19 @@ class Activations:
         return self.stream * (1 if self.precision.fused_norm else 2) + rows * FLOAT32
 
     @property
-    def _gathered(self) -> int:
-        return self.tokens * self.model.hidden * self.precision.compute
+    def _attention(self) -> int:
+        """Queries, keys, values, output and its fp32 log-sum-exp, by this rank's heads."""
+        head = self.model.hidden // self.model.heads
+        queries = self.tokens * self.model.heads // self.tensor
+        keys = self.tokens * kv_heads_per_rank(self.model, self.parallel)
+        # An exchange of heads leaves the output once by heads and once by places.
+        outputs = 1 + (self.parallel.ulysses > 1)
+        copies = kv_copies(self.model, self.parallel)
+        rows = (self.model.heads // self.model.kv_heads // copies + 2) * head if copies > 1 else 0
+        values = ((1 + outputs) * queries + 2 * keys) * head + rows * self.model.hidden
+        return values * self.precision.compute + queries * FLOAT32
 
     @property
-    def _words(self) -> int:
-        return self.model.vocab // self.tensor
+    def _matrix(self) -> int:
+        """Bytes of this rank's share of the head."""
+        return self.model.vocab * self.model.hidden // self.tensor * self.precision.compute

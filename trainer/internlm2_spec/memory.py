@@ -5,7 +5,7 @@ rest is what FSDP2 and the backward pass hold for a moment. The peak is the larg
 step: at the loss, in the first backward layer, and when the last gradients are reduced. What an allocator
 loses and what a driver takes is not part of it.
 
-Samples are taken to be one document each; a mask for several comes on top where attention needs one.
+Samples are taken to be one document each. More of them cost nothing: attention has no mask.
 """
 
 from dataclasses import dataclass, fields
@@ -122,7 +122,7 @@ def _stages_of_a_rank(parallel: Parallel) -> int:
 
 def _activations(stage: Stage, mesh: Degrees, precision: Precision) -> Activations:
     tokens = stage.parallel.micro_batch * stage.sequence_length // mesh.context
-    return Activations(stage.model, tokens, mesh.tensor, precision)
+    return Activations(stage.model, tokens, stage.parallel, precision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The best legal layouts of a stage on a cluster, and why each is where it is in the list."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -8,7 +9,7 @@ from typing import Final, Literal
 
 from internlm2_spec import layout, memory, speed
 from internlm2_spec.cluster import Cluster, Group
-from internlm2_spec.config import Parallel, Recompute, Refused, Schedule, Stage, Zero
+from internlm2_spec.config import Model, Parallel, Recompute, Refused, Schedule, Stage, Zero
 from internlm2_spec.gpus import GIB, Gpu
 from internlm2_spec.memory import Memory, Precision
 from internlm2_spec.speed import Step, Utilisation
@@ -60,8 +61,9 @@ def evaluate(stage: Stage, cluster: Cluster) -> Candidate:
 def search(stage: Stage, cluster: Cluster) -> list[Candidate]:
     """Return the legal layouts of a stage that fit, best first; of `parallel` its degrees are not looked at.
 
-    Of layouts that differ only in the micro-batch the fastest is kept. Recomputation is used where nothing
-    fits without. Steps within 2 % of each other are as good as the prediction can tell: the simpler is first.
+    Of layouts that differ only in micro-batch, schedule or exchange of heads the fastest is kept. Recomputation
+    is used where nothing fits without. Steps within 2 % of each other are as good as the prediction can tell:
+    the simpler is first.
     """
     best: dict[tuple[object, ...], Candidate] = {}
     for parallel in _layouts(stage, cluster):
@@ -124,14 +126,22 @@ def _layouts(stage: Stage, cluster: Cluster) -> Iterator[Parallel]:
         # Tensor ranks wait for each other four times a layer and pass: across nodes that is never the best.
         if world % ranks or pipeline > stage.model.layers or tensor > cluster.gpus_per_node:
             continue
-        for shard, micro_batch in product(divisors(world // ranks), MICRO_BATCHES):
+        for shard, micro_batch, ulysses in product(
+            divisors(world // ranks), MICRO_BATCHES, _exchanges(stage.model, tensor, context)
+        ):
             # Sharding over one rank is the same at every stage.
             stages: tuple[Literal[1, 2, 3], ...] = (1, 2, 3) if shard > 1 else (1,)
             for zero, schedule in product(stages, SCHEDULES if pipeline > 1 else SCHEDULES[:1]):
                 yield replace(
-                    stage.parallel, tensor=tensor, pipeline=pipeline, context=context, zero=Zero(zero, shard),
-                    schedule=schedule, micro_batch=micro_batch, recompute_fraction=1.0,
+                    stage.parallel, tensor=tensor, pipeline=pipeline, context=context, ulysses=ulysses,
+                    zero=Zero(zero, shard), schedule=schedule, micro_batch=micro_batch, recompute_fraction=1.0,
                 )  # fmt: skip
+
+
+def _exchanges(model: Model, tensor: int, context: int) -> tuple[int, ...]:
+    """Return the degrees of Ulysses to try: none, and the most that the KV heads of a rank allow."""
+    most = math.gcd(context, max(1, model.kv_heads // tensor))
+    return (1, most) if most > 1 else (1,)
 
 
 def _lightest(stage: Stage, cluster: Cluster) -> Candidate | None:
@@ -173,12 +183,16 @@ def _words(name: str, candidate: Candidate) -> str:
     return {
         "recompute": "recomputing",
         "tensor": f"tensor {mesh.tensor} messages {_where(between['tensor'])}",
-        "context": f"context {mesh.context} messages {_where(between['context'])}",
+        "context": f"context {mesh.context} messages {_where(max(between['ring'], between['ulysses'], key=_nodes))}",
         "pipeline": f"bubble of pipeline {mesh.pipeline} at {steps} micro-batches",
         "weights": f"gathering weights {_where(between['fsdp'])}",
         "gradients": f"reducing gradients {_where(between['replicate' if mesh.replicate > 1 else 'fsdp'])}",
         "optimizer": "optimizer",
     }[name]
+
+
+def _nodes(group: Group) -> int:
+    return group.nodes
 
 
 def _where(group: Group) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 from internlm2_spec import flops, layout, pipeline
 from internlm2_spec.cluster import Cluster, Group
 from internlm2_spec.config import Parallel, Stage
+from internlm2_spec.context import kv_heads_per_rank
 from internlm2_spec.layout import Degrees
 from internlm2_spec.parameters import Share, shares
 
@@ -96,7 +97,8 @@ def groups(mesh: Degrees, cluster: Cluster) -> dict[str, Group]:
     """
     fsdp = mesh.shard * mesh.context
     sizes = {"tensor": mesh.tensor, "fsdp": fsdp, "replicate": mesh.replicate, "pipeline": mesh.pipeline}
-    found, stride = {"context": Group(mesh.context, mesh.tensor, cluster)}, 1
+    ring = Group(mesh.context // mesh.ulysses, mesh.tensor * mesh.ulysses, cluster)
+    found, stride = {"ulysses": Group(mesh.ulysses, mesh.tensor, cluster), "ring": ring}, 1
     for name, size in sizes.items():
         found[name] = Group(size, stride, cluster)
         stride *= size
@@ -107,7 +109,7 @@ class _MicroStep:
     """One micro-batch on the slowest rank. Messages are bf16 but for reduced gradients."""
 
     def __init__(self, stage: Stage, mesh: Degrees, cluster: Cluster) -> None:
-        self.model, self.mesh = stage.model, mesh
+        self.model, self.parallel, self.mesh = stage.model, stage.parallel, mesh
         self.between = groups(mesh, cluster)
         self.tokens = stage.parallel.micro_batch * stage.sequence_length // mesh.context
         self.layers = stage.model.layers / mesh.pipeline
@@ -128,17 +130,20 @@ class _MicroStep:
         return self.passes * 4 * self.layers * self.between["tensor"].gather(stream)
 
     def context_messages(self) -> float:
-        """Keys and values go round the ring, their fp32 gradients behind them; attention hides what it can."""
-        size = self.mesh.context
-        if size == 1:
-            return 0.0
+        """Heads are exchanged and waited for; keys go round the ring, and attention hides what it can.
+
+        The exchange has queries, keys and values before attention and its output after it. Behind the keys
+        of a ring go their fp32 gradients.
+        """
+        ulysses, ring = self.between["ulysses"], self.between["ring"]
         head = self.model.hidden // self.model.heads
-        keys = 2 * self.tokens * max(1, self.model.kv_heads // self.mesh.tensor) * head
-        ring = self.between["context"]
+        queries = self.tokens * self.model.heads // self.mesh.tensor * head
+        keys = 2 * self.tokens * kv_heads_per_rank(self.model, self.parallel) * head
+        exchange = self.passes * (ulysses.exchange((queries + keys) * BFLOAT16) + ulysses.exchange(queries * BFLOAT16))
         forward, backward = ring.send(keys * BFLOAT16), ring.send(keys * (BFLOAT16 + FLOAT32))
-        hides = self.attention / self.layers / size / 3
+        hides = self.attention / self.layers / ring.size / 3
         exposed = (self.passes - 1) * max(0.0, forward - hides) + max(0.0, backward - 2 * hides)
-        return self.layers * (size - 1) * exposed
+        return self.layers * (exchange + (ring.size - 1) * exposed)
 
     def stage_messages(self) -> float:
         """Activations to the next stage, and their gradients back."""

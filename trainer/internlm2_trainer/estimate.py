@@ -117,9 +117,10 @@ def _search(stage: Stage, cluster: Cluster, top: int) -> tuple[dict[str, Any], s
 def _row(candidate: Candidate) -> tuple[str, ...]:
     parallel, use = candidate.stage.parallel, candidate.use
     pipeline = f"{parallel.pipeline} {parallel.schedule}" if parallel.pipeline > 1 else "1"
+    context = f"{parallel.context} ulysses {parallel.ulysses}" if parallel.context > 1 else "1"
     zero = f"{parallel.zero.stage} over {parallel.zero.shard}"
     return (
-        str(parallel.tensor), pipeline, str(parallel.context), zero, str(parallel.micro_batch), parallel.recompute,
+        str(parallel.tensor), pipeline, context, zero, str(parallel.micro_batch), parallel.recompute,
         f"{candidate.memory.total / GIB:.1f}", f"{use.causal:.1%}", f"{use.full:.1%}", search.reason(candidate),
     )  # fmt: skip
 

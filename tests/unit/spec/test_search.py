@@ -65,7 +65,7 @@ REASONS = {
     "recomputation": (EIGHT, {"zero": Zero(3, 8), "recompute": "Full"}, "recomputing 25%"),
     "memory": (EIGHT, {"zero": Zero(1, 1)}, "does not fit: "),
     "slow gradients": (
-        Cluster.of(EIGHT.gpu, 4, 2, network_gbit=10), {"zero": Zero(3, 8)}, "gathering weights across 4 nodes",
+        Cluster.of(EIGHT.gpu, 4, 2, network_gbit=10), {"zero": Zero(3, 8)}, "reducing gradients across 4 nodes",
     ),
 }  # fmt: skip
 

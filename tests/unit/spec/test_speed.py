@@ -96,6 +96,18 @@ def test_schedules_are_ordered_by_their_bubbles() -> None:
     assert predicted().pipeline == 0
 
 
+def test_a_ring_hides_what_an_exchange_waits_for() -> None:
+    """At 256K tokens a step of the ring computes for longer than its keys take, on a network of a tenth no longer."""
+    long = stage(PRESETS["internlm2-7b"], 256 * 1024, 4 * 256 * 1024, context=8)
+    nodes = Cluster.of(SIXTEEN.gpu, 2, 4)
+    ring = speed.predict(long, nodes).context
+    exchange = speed.predict(
+        dataclasses.replace(long, parallel=dataclasses.replace(long.parallel, ulysses=8)), nodes
+    ).context
+    assert 0 == ring < exchange
+    assert speed.predict(long, Cluster.of(SIXTEEN.gpu, 2, 4, network_gbit=1)).context > exchange
+
+
 def test_zero_stages_pay_for_their_messages() -> None:
     """On a network of a tenth, what no compute hides shows: 2 reduces in each micro-step, 3 gathers too."""
     slow = Cluster.of(SIXTEEN.gpu, 2, 8, network_gbit=20)
