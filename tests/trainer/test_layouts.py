@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -32,54 +33,60 @@ BF16 = Distance(loss=3e-2, norm=0.2, gradient=2e-3)
 LAYERS = 5  # no number of stages divides it
 
 
-def on(world: int, *, bf16: bool = False, **settings: object) -> Layout:
-    return Layout(world, parity.stage(layers=LAYERS, **settings), bf16)  # type: ignore[arg-type]
+def on(world: int, *, micro_steps: int | None = None, bf16: bool = False, **settings: Any) -> Layout:
+    """Return a row: the one batch of all rows in so many micro-steps; by default 1, and 4 for a pipeline."""
+    pipeline = settings.get("pipeline", 1)
+    data = world // (pipeline * settings.get("tensor", 1) * settings.get("context", 1))
+    micro_batch = parity.GLOBAL_SAMPLES // data // (micro_steps or (4 if pipeline > 1 else 1))
+    return Layout(world, parity.stage(layers=LAYERS, micro_batch=micro_batch, **settings), bf16)
 
 
 LAYOUTS = {
-    "one rank, accumulation": on(1, micro_batch=1),
+    "one rank, accumulation": on(1, micro_steps=4),
     "one rank, full recompute": on(1, recompute="Full"),
     "one rank, selective recompute": on(1, recompute="Selective"),
     "dp2 over replicas": on(2),
     "dp2 over shards": on(2, shard=2),
     "dp4": on(4, shard=4),
-    "dp8": on(8, shard=8, micro_batch=1),
+    "dp8": on(8, shard=8),
     "HSDP 2x2": on(4, shard=2),
     "HSDP 2x2, ZeRO 3": on(4, shard=2, zero=3),
-    "ZeRO 1 with accumulation": on(2, zero=1, shard=2, micro_batch=1),
-    "ZeRO 2 with accumulation": on(2, zero=2, shard=2, micro_batch=1),
-    "ZeRO 3 with accumulation": on(2, zero=3, shard=2, micro_batch=1),
-    "HSDP 2x2, ZeRO 2 with accumulation": on(4, zero=2, shard=2, micro_batch=1),
+    "HSDP 2x2, ZeRO 2 with accumulation": on(4, shard=2, zero=2, micro_steps=2),
+    "ZeRO 1 with accumulation": on(2, shard=2, zero=1, micro_steps=4),
+    "ZeRO 2 with accumulation": on(2, shard=2, zero=2, micro_steps=4),
+    "ZeRO 3 with accumulation": on(2, shard=2, zero=3, micro_steps=4),
+    "ZeRO 3, full recompute of half the layers": on(2, shard=2, zero=3, recompute="Full", recompute_fraction=0.5),
     "tp2": on(2, tensor=2),
-    "tp4": on(4, tensor=4),
-    "tp2 x dp2": on(4, tensor=2, shard=2),
-    "tp2 x dp2, ZeRO 3 with accumulation": on(4, tensor=2, shard=2, zero=3, micro_batch=1),
+    "tp2 with accumulation": on(2, tensor=2, micro_steps=2),
     "tp2, full recompute": on(2, tensor=2, recompute="Full"),
     "tp2, selective recompute": on(2, tensor=2, recompute="Selective"),
-    "dp2, ZeRO 3, full recompute of half the layers": on(2, shard=2, zero=3, recompute="Full", recompute_fraction=0.5),
+    "tp4": on(4, tensor=4),
+    "tp2 x dp2": on(4, tensor=2, shard=2),
+    "tp2 x dp2, ZeRO 3 with accumulation": on(4, tensor=2, shard=2, zero=3, micro_steps=2),
     "pp2 GPipe": on(2, pipeline=2, schedule="GPipe"),
     "pp2 1F1B": on(2, pipeline=2),
-    "pp4 1F1B": on(4, pipeline=4),
-    "pp4 GPipe, micro-batches of one": on(4, pipeline=4, schedule="GPipe", micro_batch=1),
     "pp2 Interleaved1F1B": on(2, pipeline=2, schedule="Interleaved1F1B"),
     "pp2 InterleavedZeroBubble": on(2, pipeline=2, schedule="InterleavedZeroBubble"),
     "pp2 ZBVZeroBubble": on(2, pipeline=2, schedule="ZBVZeroBubble"),
-    "pp2 1F1B x dp2": on(4, pipeline=2, shard=2, micro_batch=1),
-    "pp2 1F1B x dp2, ZeRO 3": on(4, pipeline=2, shard=2, zero=3, micro_batch=1),
-    "pp2 Interleaved1F1B x dp2, ZeRO 3": on(4, pipeline=2, schedule="Interleaved1F1B", shard=2, zero=3, micro_batch=1),
-    "pp2 ZBVZeroBubble x dp2": on(4, pipeline=2, schedule="ZBVZeroBubble", shard=2, micro_batch=1),
-    "pp2 ZBVZeroBubble x tp2": on(4, pipeline=2, schedule="ZBVZeroBubble", tensor=2),
-    "pp2 InterleavedZeroBubble x dp2 over replicas": on(4, pipeline=2, schedule="InterleavedZeroBubble", micro_batch=1),
+    "pp2 ZBVZeroBubble, no more micro-batches than ranks": on(2, pipeline=2, schedule="ZBVZeroBubble", micro_steps=2),
+    "pp2 1F1B, full recompute": on(2, pipeline=2, recompute="Full"),
+    "pp2 ZBVZeroBubble, full recompute": on(2, pipeline=2, schedule="ZBVZeroBubble", recompute="Full"),
+    "pp2 InterleavedZeroBubble, selective recompute": on(
+        2, pipeline=2, schedule="InterleavedZeroBubble", recompute="Selective"
+    ),
+    "pp4 1F1B": on(4, pipeline=4),
+    "pp4 GPipe": on(4, pipeline=4, schedule="GPipe", micro_steps=8),
+    "pp2 1F1B x dp2": on(4, pipeline=2, shard=2),
+    "pp2 1F1B x dp2, ZeRO 3": on(4, pipeline=2, shard=2, zero=3),
+    "pp2 Interleaved1F1B x dp2, ZeRO 3": on(4, pipeline=2, schedule="Interleaved1F1B", shard=2, zero=3),
+    "pp2 ZBVZeroBubble x dp2": on(4, pipeline=2, schedule="ZBVZeroBubble", shard=2),
+    "pp2 InterleavedZeroBubble x dp2 over replicas": on(4, pipeline=2, schedule="InterleavedZeroBubble"),
     "pp2 1F1B x tp2": on(4, pipeline=2, tensor=2),
     "pp2 Interleaved1F1B x tp2": on(4, pipeline=2, schedule="Interleaved1F1B", tensor=2),
-    "pp2 1F1B, full recompute": on(2, pipeline=2, recompute="Full"),
-    "pp2 ZBVZeroBubble, selective recompute": on(
-        2, pipeline=2, schedule="ZBVZeroBubble", recompute="Selective", micro_batch=1
-    ),
-    "pp2 ZBVZeroBubble, full recompute": on(2, pipeline=2, schedule="ZBVZeroBubble", recompute="Full"),
-    "pp2 1F1B x dp2 x tp2": on(8, pipeline=2, shard=2, tensor=2, micro_batch=1),
+    "pp2 ZBVZeroBubble x tp2": on(4, pipeline=2, schedule="ZBVZeroBubble", tensor=2, micro_steps=2),
+    "pp2 1F1B x dp2 x tp2": on(8, pipeline=2, shard=2, tensor=2),
     "pp2 Interleaved1F1B x dp2 x tp2, ZeRO 3": on(
-        8, pipeline=2, schedule="Interleaved1F1B", shard=2, tensor=2, zero=3, micro_batch=1
+        8, pipeline=2, schedule="Interleaved1F1B", shard=2, tensor=2, zero=3, micro_steps=2
     ),
     "tp8 over 4 KV heads": on(8, tensor=8),
     "cp2 ring": on(2, context=2),
@@ -90,22 +97,23 @@ LAYOUTS = {
     "cp2 x tp2": on(4, context=2, tensor=2),
     "cp2 Ulysses x tp2": on(4, context=2, ulysses=2, tensor=2),
     "cp2 x dp2 over replicas": on(4, context=2),
-    "cp2 x ZeRO 3 with accumulation": on(4, context=2, zero=3, shard=2, micro_batch=1),
+    "cp2 x ZeRO 3 with accumulation": on(4, context=2, zero=3, shard=2, micro_steps=2),
     "cp2 x full recompute": on(2, context=2, recompute="Full"),
     "cp2 x pp2 1F1B": on(4, context=2, pipeline=2),
     "cp2 x pp2 ZBVZeroBubble": on(4, context=2, pipeline=2, schedule="ZBVZeroBubble"),
     "cp2 x tp2 x dp2": on(8, context=2, tensor=2, shard=2),
     "cp2 x tp2 x pp2 1F1B": on(8, context=2, tensor=2, pipeline=2),
-    "compiled, dp2": on(2, shard=2, compile=True),
-    "compiled, tp2 x pp2 1F1B, full recompute": on(4, tensor=2, pipeline=2, compile=True, recompute="Full"),
+    "compiled, cp2 ring": on(2, context=2, compile=True),
+    "compiled, pp2 1F1B": on(2, pipeline=2, micro_steps=2, compile=True),
+    "compiled, tp2, full recompute": on(2, tensor=2, compile=True, recompute="Full"),
     "bf16, dp2": on(2, shard=2, bf16=True),
-    "bf16, tp2 x pp2 1F1B": on(4, tensor=2, pipeline=2, bf16=True),
+    "bf16, tp2 x pp2 1F1B": on(4, tensor=2, pipeline=2, micro_steps=2, bf16=True),
 }
 
 # What must not pass: other losses, other gradients.
 CONTROLS = {
-    "another learning rate": dataclasses.replace(parity.stage(layers=LAYERS, shard=2), optimizer=Optimizer(lr=1.01e-2)),
-    "another rope base": dataclasses.replace(parity.stage(layers=LAYERS, shard=2), rope_base=49000.0),
+    "another learning rate": dataclasses.replace(on(2).stage, optimizer=Optimizer(lr=1.01e-2)),
+    "another rope base": dataclasses.replace(on(2).stage, rope_base=10000.0),
 }
 
 
@@ -115,7 +123,7 @@ class Table:
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.folder = folder
         self.names = names
-        (self.one_process,) = ranks.run(1, parity.reference, parity.stage(layers=LAYERS), str(folder))
+        (self.one_process,) = ranks.run(1, parity.reference, on(1).stage, str(folder))
         with numpy.load(folder / parity.REFERENCE) as gradients:
             self.parameters = set(gradients)
         self.outcomes: dict[int, list[dict[str, Outcome]]] = {}
