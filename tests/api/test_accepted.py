@@ -50,6 +50,19 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
         "stages.0.parallel": {"pipeline": 4, "zero": {"stage": 3, "shard": 4}, "compile": True, "recompute": "Full"},
     },
     "half the layers": {"stages.0.parallel.recomputeFraction": 0.5},
+    "a mixture of as many sources as there may be": {
+        "stages.0.data": {
+            "sources": [
+                {"url": f"s3://bucket/{i}", "weight": 10000, "minDocumentTokens": 5, "maxDocumentTokens": 5}
+                for i in range(32)
+            ]
+        },
+    },
+    "WSD to the last step": {
+        "stages.0.optimizer": {"schedule": "WSD", "warmupSteps": 40, "decaySteps": 60, "decay": "Linear"},
+    },
+    "a constant rate below the default of minLr": {"stages.0.optimizer": {"schedule": "Constant", "lr": 1.0e-6}},
+    "no guard at all": {"stages.0.guard": {"nonFinite": "Stop", "spike": "Off", "maxRollbacks": 0}},
     "the longest name": {"metadata.name": "n" * 40},
     "a variable that only looks reserved": {"template": {"env": [{"name": "MY_RANK", "value": "1"}]}},
     "a variable without a value": {"template": {"env": [{"name": "EMPTY"}]}},

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import pytest
@@ -26,26 +27,32 @@ class Store:
         self.credentials = Credentials(
             key=env["AWS_ACCESS_KEY_ID"], secret=env["AWS_SECRET_ACCESS_KEY"], endpoint=env["AWS_ENDPOINT_URL"]
         )
-        self.place = Place(url=server.url(f"{name}/run"), stage="a", data_url=server.url(f"{name}/data"))
+        self.place = Place(url=server.url(f"{name}/run"), stage="a", data_urls=(server.url(f"{name}/data"),))
         self.index = CheckpointIndex()
 
     def put(self, key: str, body: bytes = b"x") -> None:
+        with closing(self._client()) as client:
+            client.put_object(Bucket=self._server.bucket, Key=f"{self._name}/{key}", Body=body)
+
+    def delete(self, key: str) -> None:
+        with closing(self._client()) as client:
+            client.delete_object(Bucket=self._server.bucket, Key=f"{self._name}/{key}")
+
+    def _client(self) -> Any:
         asked = self.credentials
-        client = boto3.client(
+        return boto3.client(
             "s3",
             endpoint_url=asked.endpoint,
             aws_access_key_id=asked.key,
             aws_secret_access_key=asked.secret,
             region_name=asked.region,
         )
-        with closing(client):
-            client.put_object(Bucket=self._server.bucket, Key=f"{self._name}/{key}", Body=body)
 
-    def publish(self, step: int, *, size: int = 1, text: str = "") -> None:
+    def publish(self, step: int, *, size: int = 1, text: str = "", first_time: float = 1000.0) -> None:
         """Put one object of one byte and its manifest, which says `size` bytes, or `text` in its place."""
         folder = f"run/{contract.step_prefix('a', step)}"
         stored = manifest.StoredObject("1-0.safetensors", size, "")
-        told = manifest.to_json(manifest.Manifest("a", step, 1, 1, 1000.0 + step, (stored,), {}, {}))
+        told = manifest.to_json(manifest.Manifest("a", step, 1, 1, first_time + step, (stored,), {}, {}))
         self.put(f"{folder}/{stored.name}")
         self.put(f"{folder}/{contract.MANIFEST_NAME}", (text or told).encode())
 
@@ -97,6 +104,18 @@ def test_a_corrupt_newest_step_is_told_and_passed_over(store: Store, broken: dic
     assert why in view.corrupt[0][1]
 
 
+def test_a_step_that_was_withdrawn_and_written_anew_has_its_new_time(store: Store) -> None:
+    store.publish(5)
+    store.publish(10)
+    assert store.look().verified == 10
+    store.delete(f"run/{contract.step_prefix('a', 10)}/{contract.MANIFEST_NAME}")
+    assert store.look().verified == 5
+    store.publish(10, first_time=2000.0)
+    view = store.look()
+    assert view.time is not None
+    assert (view.verified, view.time.timestamp()) == (10, 2010.0)
+
+
 def test_an_empty_run_has_no_checkpoint_and_no_problem(store: Store) -> None:
     assert store.look() == CheckpointView()
 
@@ -108,7 +127,7 @@ def test_a_missing_bucket_is_said_with_its_name(store: Store) -> None:
 
 
 def test_missing_data_is_said_with_the_cure(store: Store) -> None:
-    store.place = replace(store.place, data_url=f"{store.place.data_url}-not")
+    store.place = replace(store.place, data_urls=(*store.place.data_urls, f"{store.place.data_urls[0]}-not"))
     view = store.look()
     assert (view.problem, "internlm2_trainer tokenize" in view.message) == ("DataMissing", True)
 

@@ -178,7 +178,14 @@ REFUSED: Final[dict[str, Row]] = {
     ),
     "S3 data without a Secret": (
         {"checkpoint": {"url": "file:///mnt/run"}},
-        ("data.url s3://bucket/corpus", "checkpoint.secretName is missing", "name the Secret"),
+        ("data at s3://bucket/corpus", "checkpoint.secretName is missing", "name the Secret"),
+    ),
+    "an S3 source without a Secret": (
+        {
+            "checkpoint": {"url": "file:///mnt/run"},
+            "stages.0.data": {"sources": [{"url": "file:///a"}, {"url": "s3://bucket/b"}]},
+        },
+        ("data at s3://bucket/b", "checkpoint.secretName is missing", "name the Secret"),
     ),
     "a checkpoint URL of an unknown scheme": (
         {"checkpoint.url": "gs://bucket/run"},
@@ -199,6 +206,34 @@ REFUSED: Final[dict[str, Row]] = {
     "data of an unknown scheme": (
         {"stages.0.data.url": "https://example.com/corpus"},
         ("stages[0].data.url", "https://example.com/corpus", "write s3://BUCKET/PATH"),
+    ),
+    "no data": (
+        {"stages.0.data": {}},
+        ("stages[0].data", "neither url nor sources", "set exactly one"),
+    ),
+    "a url and sources": (
+        {"stages.0.data.sources": [{"url": "s3://bucket/b"}]},
+        ("stages[0].data", "both url s3://bucket/corpus and sources", "set exactly one"),
+    ),
+    "a source of an unknown scheme": (
+        {"stages.0.data": {"sources": [{"url": "s3://bucket/a"}, {"url": "ftp://b"}]}},
+        ("stages[0].data.sources[1].url", "ftp://b", "write s3://BUCKET/PATH"),
+    ),
+    "a source without weight": (
+        {"stages.0.data": {"sources": [{"url": "s3://bucket/a", "weight": 0}]}},
+        ("stages[0].data.sources[0].weight", "0", "greater than or equal to 1"),
+    ),
+    "a weight that is a fraction": (
+        {"stages.0.data": {"sources": [{"url": "s3://bucket/a", "weight": 0.7}]}},
+        ("stages[0].data.sources[0].weight", "must be of type integer"),
+    ),
+    "a source of documents of no length": (
+        {"stages.0.data": {"sources": [{"url": "s3://b/c", "minDocumentTokens": 9, "maxDocumentTokens": 8}]}},
+        ("data.sources[0].maxDocumentTokens", "8 is below minDocumentTokens 9", "use 9 or more"),
+    ),
+    "thirty-three sources": (
+        {"stages.0.data": {"sources": [{"url": f"s3://bucket/{i}"} for i in range(33)]}},
+        ("stages[0].data.sources", "must have at most 32 items"),
     ),
     "an endless URL": ({"checkpoint.url": "s3://b/" + "x" * 600}, ("spec.checkpoint.url", "may not be more than 512")),
     "a checkpoint every zero steps": ({"checkpoint.everySteps": 0}, ("checkpoint.everySteps", "greater than or equal")),
@@ -241,6 +276,30 @@ REFUSED: Final[dict[str, Row]] = {
     "a least rate above the highest": (
         {"stages.0.optimizer": {"lr": 0.001, "minLr": 0.01}},
         ("stages[0].optimizer.minLr", "0.01 is above optimizer.lr 0.001", "lower minLr"),
+    ),
+    "WSD without a decay": (
+        {"stages.0.optimizer": {"schedule": "WSD"}},
+        ("optimizer.decaySteps", "decaySteps is 0 with schedule WSD", "about a tenth of steps"),
+    ),
+    "a decay of a cosine": (
+        {"stages.0.optimizer": {"decaySteps": 10}},
+        ("optimizer.decaySteps", "decaySteps is 10 with schedule Cosine", "0 with the others"),
+    ),
+    "a warm-up and a decay that are longer than the stage": (
+        {"stages.0.optimizer": {"schedule": "WSD", "warmupSteps": 60, "decaySteps": 41}},
+        ("optimizer.decaySteps", "41 with warmupSteps 60 is more than steps 100", "use at most 40"),
+    ),
+    "an unknown schedule": (
+        {"stages.0.optimizer": {"schedule": "Step"}},
+        ("optimizer.schedule", '"Step"', '"Cosine", "WSD", "Constant"'),
+    ),
+    "an unknown answer to a spike": (
+        {"stages.0.guard": {"spike": "Pray"}},
+        ("stages[0].guard.spike", '"Pray"', '"RollBack", "Report", "Off"'),
+    ),
+    "a spike over too few losses": (
+        {"stages.0.guard": {"window": 2}},
+        ("stages[0].guard.window", "greater than or equal to 8"),
     ),
     "a rate of zero": ({"stages.0.optimizer": {"lr": 0}}, ("optimizer.lr", "greater than 0")),
     "a beta of one": ({"stages.0.optimizer": {"beta2": 1}}, ("optimizer.beta2", "less than 1")),

@@ -57,8 +57,8 @@ class Samples:
 class RandomSource:
     """Random tokens, two documents in each sample, some labels masked; a function of the place alone."""
 
-    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples:
-        generator = torch.Generator().manual_seed(step)
+    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples:
+        generator = torch.Generator().manual_seed(batch)
         tokens = torch.randint(SIZES.vocab, (GLOBAL_SAMPLES, SEQUENCE + 1), generator=generator)
         labels = tokens[:, 1:].clone()
         labels[:, SEQUENCE // 4] = -100
@@ -84,10 +84,16 @@ class NoCheckpoints(Checkpoints):
     def restore(self, state: dict[str, Tensor]) -> Resumed | None:  # noqa: ARG002
         return None
 
-    def save(self, step: int, state: dict[str, Tensor], extra: dict[str, int], *, wait: bool = False) -> None:
+    def init_from(self, stage: str, state: dict[str, Tensor], *, moments: bool = False) -> Resumed:
+        raise NotImplementedError
+
+    def roll_back(self, state: dict[str, Tensor], *, before: int) -> Resumed | None:  # noqa: ARG002
+        return None
+
+    def save(self, step: int, state: dict[str, Tensor], extra: dict[str, Any], *, wait: bool = False) -> None:
         pass
 
-    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, int]) -> None:
+    def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, Any]) -> None:
         pass
 
 

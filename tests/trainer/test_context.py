@@ -167,7 +167,7 @@ class OneSample:
         documents = (place >= first).long()
         self.sample = parity.Samples(tokens[:, :-1], tokens[:, 1:], place - documents * first, documents)
 
-    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> parity.Samples:  # noqa: ARG002
+    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> parity.Samples:  # noqa: ARG002
         return self.sample
 
 

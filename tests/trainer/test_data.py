@@ -1,24 +1,33 @@
+"""A corpus on file:// and s3://: windows over its documents, and what damage is refused."""
+
 import pathlib
 import uuid
+from itertools import accumulate
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from internlm2_spec.config import DataSource
 from internlm2_spec.contract import ExitCode
 from internlm2_trainer import packing, storage
-from internlm2_trainer.data import Batch, Corpus, DataRefused, open_corpus
+from internlm2_trainer.data import Batch, Corpus, DataRefused, Kept, batch, open_corpus
 from tests import servers
+
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 # Ids 0..29 in order, in documents of these lengths: a token's id is its place.
 DOCUMENTS = [list(range(0, 5)), list(range(5, 6)), list(range(6, 14)), list(range(14, 30))]
 
 
-def corpus(
-    url: str, cache: pathlib.Path, *, length: int = 4, samples: int = 2, seed: int = 1, shard_tokens: int = 10
-) -> Corpus:
-    store = storage.open_store(url)
-    packing.write(store, DOCUMENTS, vocab=100, tokenizer_sha256="t", shard_tokens=shard_tokens)
-    return open_corpus(url, sequence_length=length, global_samples=samples, seed=seed, cache_dir=cache)
+def opened(url: str, cache: pathlib.Path, *, length: int = 4) -> Corpus:
+    return open_corpus(DataSource(url), sequence_length=length, cache_dir=cache)
+
+
+def corpus(url: str, cache: pathlib.Path, *, length: int = 4) -> Corpus:
+    packing.write(storage.open_store(url), DOCUMENTS, vocab=100, tokenizer_sha256="t", shard_tokens=10)
+    return opened(url, cache, length=length)
 
 
 @pytest.fixture
@@ -26,58 +35,63 @@ def small(tmp_path: pathlib.Path) -> Corpus:
     return corpus(f"file://{tmp_path}/corpus", tmp_path)
 
 
-def rows(batch: Batch) -> list[list[int]]:
-    result: list[list[int]] = batch.tokens.tolist()
-    return result
+def samples(corpus: Corpus) -> Batch:
+    return batch([corpus.sample(number) for number in range(corpus.samples)])
 
 
-def test_an_epoch_reads_every_window_once_across_shards(small: Corpus) -> None:
+def test_windows_hold_every_token_across_shards(small: Corpus) -> None:
     assert (len(small.index.shards), small.samples) == (3, 7)
-    firsts = [row[0] for step in range(7) for row in rows(small.batch(step, [0, 1]))]
-    assert sorted(firsts[:7]) == sorted(firsts[7:]) == [0, 4, 8, 12, 16, 20, 24]
-    assert firsts[:7] != firsts[7:]
-    assert all(row == list(range(row[0], row[0] + 4)) for step in range(4) for row in rows(small.batch(step, [0, 1])))
+    assert samples(small).tokens.flatten().tolist() == list(range(28))
 
 
 def test_labels_positions_and_documents_end_with_a_document(small: Corpus) -> None:
-    batches = [small.batch(step, [0]) for step in range(0, 7)] + [small.batch(step, [1]) for step in range(0, 7)]
-    batch = next(b for b in batches if rows(b)[0][0] == 4)  # ids 4 | 5 | 6 7
-    assert batch.labels.tolist() == [[-100, -100, 7, 8]]
-    assert batch.positions.tolist() == [[0, 0, 0, 1]]
-    assert batch.documents.tolist() == [[0, 1, 2, 2]]
+    one = batch([small.sample(1)])  # ids 4 | 5 | 6 7
+    assert one.tokens.tolist() == [[4, 5, 6, 7]]
+    assert one.labels.tolist() == [[-100, -100, 7, 8]]
+    assert one.positions.tolist() == [[0, 0, 0, 1]]
+    assert one.documents.tolist() == [[0, 1, 2, 2]]
+
+
+def test_a_document_that_a_window_cuts_goes_on_in_the_next_from_position_0(small: Corpus) -> None:
+    four, five = batch([small.sample(4)]), batch([small.sample(5)])  # 16 17 18 19 | 20 21 22 23 of one document
+    assert (four.labels[0, -1].item(), five.tokens[0, 0].item()) == (20, 20)
+    assert five.positions.tolist() == [[0, 1, 2, 3]]
 
 
 def test_a_document_that_ends_with_the_window_masks_its_last_label(tmp_path: pathlib.Path) -> None:
-    batch = corpus(f"file://{tmp_path}", tmp_path, length=14, samples=1).batch(0, [0])
-    row = next(
-        b
-        for b in (batch, corpus(f"file://{tmp_path}", tmp_path, length=14, samples=1).batch(1, [0]))
-        if rows(b)[0][0] == 0
-    )
-    assert row.labels[0, -1] == -100
+    first = samples(corpus(f"file://{tmp_path}", tmp_path, length=14))
+    assert (first.tokens[0, 0].item(), first.labels[0, -1].item()) == (0, -100)
 
 
-def test_a_batch_is_a_function_of_seed_and_step(tmp_path: pathlib.Path) -> None:
-    one, same, other = (corpus(f"file://{tmp_path}/{n}", tmp_path, seed=seed) for n, seed in enumerate((1, 1, 2)))
-    assert [rows(one.batch(s, [0, 1])) for s in range(5)] == [rows(same.batch(s, [0, 1])) for s in range(5)]
-    assert [rows(one.batch(s, [0, 1])) for s in range(5)] != [rows(other.batch(s, [0, 1])) for s in range(5)]
-    assert rows(one.batch(3, [1])) == rows(one.batch(3, [0, 1]))[1:]
+@few
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30),
+    at_least=st.integers(1, 8),
+    at_most=st.one_of(st.none(), st.integers(1, 12)),
+)
+def test_a_length_rule_keeps_whole_documents_in_order(lengths: list[int], at_least: int, at_most: int | None) -> None:
+    ends = np.array(list(accumulate(lengths)), dtype=np.int64)
+    kept = Kept(ends, at_least=at_least, at_most=at_most)
+    documents = [range(end - length, end) for end, length in zip(ends.tolist(), lengths, strict=True)]
+    wanted = [d for d in documents if at_least <= len(d) and (at_most is None or len(d) <= at_most)]
+    read = [place for span in kept.spans(0, kept.tokens) for place in range(*span)]
+    assert read == [place for document in wanted for place in document]
+    assert kept.ends.tolist() == list(accumulate(map(len, wanted)))
+    assert [p for span in kept.spans(kept.tokens // 2, kept.tokens) for p in range(*span)] == read[kept.tokens // 2 :]
 
 
 @pytest.mark.parametrize(("vocab", "dtype"), [(2048, "uint16"), (65536, "uint16"), (92544, "uint32")])
 def test_ids_are_as_wide_as_the_vocabulary_needs(vocab: int, dtype: str, tmp_path: pathlib.Path) -> None:
     store = storage.open_store(f"file://{tmp_path}")
     assert packing.write(store, [[1, vocab - 1]], vocab=vocab, tokenizer_sha256="t").dtype == dtype
-    read = open_corpus(store.url, sequence_length=1, global_samples=1, seed=0, cache_dir=tmp_path)
-    assert read.batch(0, [0]).labels.tolist() == [[vocab - 1]]
+    assert samples(opened(store.url, tmp_path, length=1)).labels.tolist() == [[vocab - 1]]
 
 
 def test_shards_of_s3_are_downloaded_once(s3: servers.S3Server, tmp_path: pathlib.Path) -> None:
     url = s3.url(f"data/{uuid.uuid4()}")
     first = corpus(url, tmp_path)
     storage.open_store(url).delete([shard.tokens_name for shard in first.index.shards])
-    again = open_corpus(url, sequence_length=4, global_samples=2, seed=1, cache_dir=tmp_path)
-    assert rows(again.batch(0, [0, 1])) == rows(first.batch(0, [0, 1]))
+    assert samples(opened(url, tmp_path)).tokens.equal(samples(first).tokens)
 
 
 def test_a_damaged_shard_of_s3_is_refused(s3: servers.S3Server, tmp_path: pathlib.Path) -> None:
@@ -85,7 +99,7 @@ def test_a_damaged_shard_of_s3_is_refused(s3: servers.S3Server, tmp_path: pathli
     index = corpus(url, tmp_path / "a").index
     storage.open_store(url).put(index.shards[0].tokens_name, [memoryview(b"\0" * 2 * index.shards[0].tokens)])
     with pytest.raises(DataRefused, match="has another SHA-256"):
-        open_corpus(url, sequence_length=4, global_samples=2, seed=1, cache_dir=tmp_path / "b")
+        opened(url, tmp_path / "b")
 
 
 def remove_index(folder: pathlib.Path) -> None:
@@ -113,7 +127,7 @@ def test_data_that_cannot_be_read_is_the_users(damage: object, message: str, tmp
     assert callable(damage)
     damage(tmp_path)
     with pytest.raises(DataRefused, match=message) as refused:
-        open_corpus(f"file://{tmp_path}", sequence_length=4, global_samples=2, seed=1, cache_dir=tmp_path)
+        opened(f"file://{tmp_path}", tmp_path)
     assert refused.value.exit_code is ExitCode.DATA
 
 

@@ -190,7 +190,7 @@ class Documents:
     stage: Stage
     count: int
 
-    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples:  # noqa: ARG002
+    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples:  # noqa: ARG002
         tokens = torch.zeros(self.stage.parallel.micro_batch, self.stage.sequence_length, dtype=torch.int64)
         length = self.stage.sequence_length // self.count
         places = torch.arange(self.stage.sequence_length).expand_as(tokens)

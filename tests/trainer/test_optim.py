@@ -1,21 +1,79 @@
 """The optimizer against torch's, and what a bad gradient does."""
 
+import itertools
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from internlm2_spec.config import Optimizer
+from internlm2_spec.config import Optimizer, Refused
 from internlm2_trainer.optim import learning_rate
 from tests import ranks
 from tests.trainer import parity
 
-SETTINGS = Optimizer(lr=1.0, min_lr=0.1, warmup_steps=4)
+few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+COSINE = Optimizer(lr=1.0, min_lr=0.1, warmup_steps=4)
+WSD = replace(COSINE, schedule="WSD", decay_steps=40, decay="Linear")
+ROOT = replace(WSD, decay="OneMinusSqrt")
+CONSTANT = replace(COSINE, schedule="Constant")
+
+# Rates of a stage of 104 steps.
+RATES = {
+    "a cosine to the minimum": (COSINE, {0: 0.25, 3: 1.0, 4: 1.0, 54: 0.55, 104: 0.1, 200: 0.1}),
+    "WSD by a line": (WSD, {0: 0.25, 3: 1.0, 63: 1.0, 64: 1.0, 84: 0.55, 104: 0.1, 200: 0.1}),
+    "WSD by 1 - sqrt": (ROOT, {3: 1.0, 64: 1.0, 74: 0.55, 104: 0.1, 200: 0.1}),
+    "a constant": (CONSTANT, {0: 0.25, 2: 0.75, 3: 1.0, 104: 1.0, 200: 1.0}),
+}
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.25), (3, 1.0), (4, 1.0), (54, 0.55), (104, 0.1), (200, 0.1)])
-def test_the_rate_warms_up_and_follows_a_cosine_to_the_minimum(step: int, expected: float) -> None:
-    assert learning_rate(SETTINGS, step=step, steps=104) == pytest.approx(expected)
+@pytest.mark.parametrize(("settings", "expected"), RATES.values(), ids=RATES)
+def test_the_rate_warms_up_and_follows(settings: Optimizer, expected: dict[int, float]) -> None:
+    assert {s: learning_rate(settings, step=s, steps=104) for s in expected} == pytest.approx(expected)
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[Optimizer, int]:
+    """Draw a legal schedule and the steps of its stage."""
+    steps = draw(st.integers(2, 400))
+    warmup = draw(st.integers(0, steps - 1))
+    schedule: Literal["Cosine", "WSD", "Constant"] = draw(st.sampled_from(["Cosine", "WSD", "Constant"]))
+    lr = draw(st.floats(1e-6, 1.0))
+    return Optimizer(
+        lr=lr,
+        min_lr=draw(st.floats(0.0, lr)),
+        warmup_steps=warmup,
+        schedule=schedule,
+        decay_steps=draw(st.integers(1, steps - warmup)) if schedule == "WSD" else 0,
+        decay=draw(st.sampled_from(["Linear", "OneMinusSqrt"])),
+    ), steps
+
+
+@few
+@given(schedules())
+def test_a_rate_rises_to_its_height_and_falls_to_its_end_without_a_jump(drawn: tuple[Optimizer, int]) -> None:
+    settings, steps = drawn
+    rates = [learning_rate(settings, step=step, steps=steps) for step in range(steps + 1)]
+    rising, falling = rates[: settings.warmup_steps], rates[settings.warmup_steps :]
+    assert rising == sorted(rising)
+    assert falling == pytest.approx(sorted(falling, reverse=True))
+    assert max(rates) == pytest.approx(settings.lr)
+    assert falling[0] == pytest.approx(settings.lr)  # the warm-up ends where the schedule begins
+    assert falling[-1] == pytest.approx(settings.lr if settings.schedule == "Constant" else settings.min_lr)
+    length = settings.decay_steps or steps - settings.warmup_steps
+    # Between two steps a cosine falls by pi / 2 of a line's step at most; a root by the most in its first.
+    steepest = (settings.lr - settings.min_lr) * min(1.0, max(math.pi / 2 / length, math.sqrt(1 / length)))
+    assert all(before - after <= steepest + 1e-12 for before, after in itertools.pairwise(falling))
+
+
+def test_a_decay_without_length_and_a_length_without_decay_are_refused() -> None:
+    with pytest.raises(Refused, match=r"optimizer.decaySteps: 0 with schedule WSD; use 1 or more, about a tenth"):
+        Optimizer(schedule="WSD")
+    with pytest.raises(Refused, match=r"optimizer.decaySteps: 5 with schedule Cosine; use 0, or schedule WSD"):
+        Optimizer(decay_steps=5)
 
 
 def test_a_step_is_torch_s_adamw_with_clipping() -> None:

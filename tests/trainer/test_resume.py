@@ -100,7 +100,7 @@ def copy_only(rank: int, world: int, url: str, folder: pathlib.Path) -> None:
     run = parity.trainer(stage())
     checkpoints = checkpointer(storage.open_store(url), rank, world, memory=Memory(folder, 0, limit_bytes=2**30))
     checkpoints.restore(run.state())
-    checkpoints.remember(STEPS, run.state(), run.extra())
+    checkpoints.remember(STEPS, run.state(), run.extra(STEPS))
     checkpoints.wait()
 
 

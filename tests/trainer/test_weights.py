@@ -148,7 +148,7 @@ def test_any_layout_exports_the_same_bytes_and_starts_from_an_import(tmp_path: P
 
 def save_random(rank: int, world: int, url: str, stage: Stage) -> None:
     run = parity.trainer(dataclasses.replace(stage, seed=7))
-    checkpointer(storage.open_store(url), rank, world).save(1, run.state(), run.extra(), wait=True)
+    checkpointer(storage.open_store(url), rank, world).save(1, run.state(), run.extra(1), wait=True)
 
 
 def sums_of_imported(rank: int, world: int, url: str, stage: Stage) -> dict[str, list[float]]:

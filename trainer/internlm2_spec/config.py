@@ -10,7 +10,10 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+# The order of sources repeats after the sum of the weights, and a trainer makes it at its start.
+MAX_WEIGHT: Final = 10000
 
 
 class Refused(ValueError):
@@ -36,23 +39,98 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """Where the packed token shards of a stage are: file:// or s3://."""
+class DataSource:
+    """A corpus in a mixture: packed token shards at file:// or s3://, and its share of the samples.
+
+    Only documents of `min_document_tokens` to `max_document_tokens` tokens are read, both included.
+    """
 
     url: str
+    weight: int = 1
+    min_document_tokens: int = 1
+    max_document_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a stage trains on: one corpus at `url`, or several `sources` by weight."""
+
+    url: str | None = None
+    sources: tuple[DataSource, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse neither or both, and a source that can give nothing."""
+        if (self.url is None) == (not self.sources):
+            wrong = "neither url nor sources" if self.url is None else "both url and sources"
+            raise Refused("data", wrong=wrong, right="set exactly one of them")
+        for number, source in enumerate(self.sources):
+            path, low, high = f"data.sources[{number}]", source.min_document_tokens, source.max_document_tokens
+            if not 1 <= source.weight <= MAX_WEIGHT:
+                right = f"use a whole number from 1 to {MAX_WEIGHT}, or leave the source out"
+                raise Refused(f"{path}.weight", wrong=f"{source.weight} is no share", right=right)
+            if high is not None and high < max(1, low):
+                wrong = f"{high} is below minDocumentTokens {low}"
+                raise Refused(f"{path}.maxDocumentTokens", wrong=wrong, right=f"use {max(1, low)} or more")
+
+    @property
+    def mixture(self) -> tuple[DataSource, ...]:
+        """Return the sources; a lone url is one."""
+        return self.sources if self.url is None else (DataSource(self.url),)
 
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """AdamW with a linear warm-up and a cosine to `min_lr`; defaults of the InternLM2 report."""
+    """AdamW, its schedule, and whether it goes on where the stage before stopped.
+
+    All schedules warm up linearly. `Cosine` falls to `min_lr` at the stage's end; `WSD` stays at `lr` and
+    falls in the last `decay_steps`; `Constant` stays. Defaults are those of the InternLM2 report, except
+    for `decay`: 1 - sqrt ended lower than linear in arXiv 2405.18392.
+    `moments` `Carry` takes AdamW's moments along with the weights of the stage before, as one run of
+    pre-training does; `Reset` starts them from zero.
+    """
 
     lr: float = 3.0e-4
     min_lr: float = 3.0e-5
     warmup_steps: int = 0
+    schedule: Literal["Cosine", "WSD", "Constant"] = "Cosine"
+    decay_steps: int = 0
+    decay: Literal["OneMinusSqrt", "Linear"] = "OneMinusSqrt"
+    moments: Literal["Carry", "Reset"] = "Carry"
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a decay without length, and a length without decay."""
+        if (self.schedule == "WSD") != (self.decay_steps > 0):
+            wrong = f"{self.decay_steps} with schedule {self.schedule}"
+            right = "use 1 or more, about a tenth of steps" if self.schedule == "WSD" else "use 0, or schedule WSD"
+            raise Refused("optimizer.decaySteps", wrong=wrong, right=right)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What happens when training goes wrong by itself.
+
+    A gradient that is not finite changes nothing and is counted (`Skip`), or ends the job (`Stop`).
+    The loss spikes when it is above `median + threshold * sigma` of the last `window` losses for
+    `patience` steps in a row. `RollBack` then loads the newest checkpoint from before and goes on with
+    the batches after the spike, at most `max_rollbacks` times a stage; `Report` only says so.
+    """
+
+    non_finite: Literal["Skip", "Stop"] = "Skip"
+    spike: Literal["RollBack", "Report", "Off"] = "RollBack"
+    window: int = 128
+    threshold: float = 10.0
+    patience: int = 3
+    max_rollbacks: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse a statistic of nothing."""
+        for name, least in (("window", 2), ("patience", 1)):
+            if (value := getattr(self, name)) < least:
+                raise Refused(f"guard.{name}", wrong=f"{value} is too small", right=f"use {least} or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +211,16 @@ class Stage:
     seed: int = 1024
     optimizer: Optimizer = field(default_factory=Optimizer)
     parallel: Parallel = field(default_factory=Parallel)
+    guard: Guard = field(default_factory=Guard)
     init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that is longer than the stage."""
+        warmup, decay = self.optimizer.warmup_steps, self.optimizer.decay_steps
+        if warmup + decay > self.steps:
+            wrong = f"warmupSteps {warmup} and decaySteps {decay} are more than steps {self.steps}"
+            right = f"shorten them to {self.steps} in all, or raise steps"
+            raise Refused("optimizer.warmupSteps", wrong=wrong, right=right)
 
 
 def camel(name: str) -> str:
@@ -172,13 +259,15 @@ def parse(text: str) -> Stage:
 def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {camel(f.name): _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return value
+    return [_encode(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _decode(kind: Any, data: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_object(typing.cast(type, kind), data, path)
     origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _decode_list(typing.get_args(kind)[0], data, path)
     if origin is Literal:
         choices = typing.get_args(kind)
         if data in choices and not isinstance(data, bool):
@@ -191,6 +280,12 @@ def _decode(kind: Any, data: Any, path: str) -> Any:
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise Refused(path, wrong=f"{data!r} is not a {kind.__name__}", right=f"write a {kind.__name__}")
     return data
+
+
+def _decode_list(kind: Any, data: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(data, list):
+        raise Refused(path, wrong=f"{data!r} is not a list", right="write a list")
+    return tuple(_decode(kind, each, f"{path}[{number}]") for number, each in enumerate(data))
 
 
 def _decode_object(kind: type, data: Any, path: str) -> Any:

@@ -145,17 +145,20 @@ class Checkpointer:
 
         They are gone before anything is restored: a process that dies in between does not come back to them.
 
-        Raises what `wait` and `restore` do.
+        Raises what `wait` and `restore` do, and Fenced when a newer attempt has taken over.
         """
         self.wait()
         if self._rank == 0:
+            retrying(lambda: fence.acquire(self._store, self._writer.attempt))
             retrying(lambda: retention.give_up(self._store, self._stage, since=before))
         if self._tier:
             self._tier.settle(state, before - 1)
         return self.restore(state)
 
-    def init_from(self, stage: str, state: dict[str, torch.Tensor]) -> Restored:
+    def init_from(self, stage: str, state: dict[str, torch.Tensor], *, moments: bool = False) -> Restored:
         """Fill the weights (names that start with `model.`) from another stage's newest verified step.
+
+        With `moments` those of the optimizer, too, if the step has any: imported weights have none.
 
         Raises:
             Refused: that stage has no checkpoint, or one of another model.
@@ -168,7 +171,9 @@ class Checkpointer:
                 right="run that stage first, or correct initFrom",
                 exit_code=ExitCode.DATA,
             )
-        return self._load(choice, {name: tensor for name, tensor in state.items() if name.startswith("model.")})
+        there = any(name.startswith("optim.") for name in choice.manifest.tensors)
+        wanted = ("model.", "optim.") if moments and there else ("model.",)
+        return self._load(choice, {name: tensor for name, tensor in state.items() if name.startswith(wanted)})
 
     def save(self, step: int, state: Mapping[str, torch.Tensor], extra: dict[str, Any], *, wait: bool = False) -> None:
         """Copy this rank's part of the state to the CPU and publish it in the background.

@@ -1,10 +1,10 @@
-"""Batches of a packed corpus: what a step trains on is a function of seed and step alone."""
+"""Samples of a packed corpus: windows over the documents that a source's length rule keeps."""
 
 import fcntl
 import functools
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from internlm2_spec.config import DataSource
 from internlm2_trainer import storage
-from internlm2_trainer.order import Indices, assign, sample_at
+from internlm2_trainer.order import Indices
 from internlm2_trainer.packing import DataRefused, Index, Shard, read_index
 from internlm2_trainer.storage import PIECE_BYTES, Missing, Store, retrying
 
-__all__ = ["Batch", "Corpus", "DataRefused", "assign", "open_corpus"]
+__all__ = ["Batch", "Corpus", "DataRefused", "Kept", "batch", "open_corpus"]
 
 IGNORED_LABEL: Final = -100
+Row = tuple[Indices, Indices, Indices, Indices]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +42,27 @@ class Batch:
 
 
 class Corpus:
-    """A corpus cut into `samples` windows of `sequence_length` tokens that overlap by their labels' one token."""
+    """The documents of a corpus that pass a length rule, end to end, cut into windows of S = `sequence_length` tokens.
 
-    def __init__(
-        self,
-        index: Index,
-        tokens: Sequence[npt.NDArray[Any]],
-        ends: npt.NDArray[np.int64],
-        *,
-        sequence_length: int,
-        global_samples: int,
-        seed: int,
-    ) -> None:
+    Windows overlap by the one token that is only a label. A document that a window cuts goes on in the next one,
+    from position 0; what is left of the corpus after the last whole window is not read.
+    """
+
+    def __init__(self, index: Index, tokens: Sequence[npt.NDArray[Any]], kept: "Kept", *, sequence_length: int) -> None:
         self.index = index
-        self.samples = (index.tokens - 1) // sequence_length
+        self.samples = (kept.tokens - 1) // sequence_length
+        self._kept = kept
         self._tokens = tokens
         self._firsts = np.cumsum([0, *(len(part) for part in tokens)])
-        self._ends = ends
         self._length = sequence_length
-        self._global_samples = global_samples
-        self._seed = seed
 
-    def batch(self, step: int, index: Sequence[int] | Indices) -> Batch:
-        """Return the samples at positions `index` of step `step`'s global batch."""
-        positions = step * self._global_samples + np.asarray(index, dtype=np.int64)
-        rows = [self._sample(int(s)) for s in sample_at(positions, count=self.samples, seed=self._seed)]
-        return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
-
-    def _sample(self, sample: int) -> tuple[Indices, Indices, Indices, Indices]:
-        start = sample * self._length
+    def sample(self, number: int) -> Row:
+        """Return one window: tokens, labels, positions and documents, each int64 [S]."""
+        start = number * self._length
         stop = start + self._length
-        tokens = self._read(start, stop + 1)
-        ends = self._ends[np.searchsorted(self._ends, start, side="right") : np.searchsorted(self._ends, stop, "right")]
+        tokens = np.concatenate([self._read(*span) for span in self._kept.spans(start, stop + 1)])
+        ends = self._kept.ends
+        ends = ends[np.searchsorted(ends, start, side="right") : np.searchsorted(ends, stop, "right")]
         places = np.arange(self._length, dtype=np.int64)
         documents = np.searchsorted(ends - start, places, side="right").astype(np.int64)
         firsts = np.concatenate([[0], ends - start])
@@ -91,25 +82,65 @@ class Corpus:
         return np.concatenate(pieces)
 
 
-def open_corpus(url: str, *, sequence_length: int, global_samples: int, seed: int, cache_dir: str | Path) -> Corpus:
-    """Open a corpus that `tokenize` wrote; shards of S3 are downloaded once a cache folder, under a lock.
+class Kept:
+    """The documents that a length rule keeps: where they lie in the shards, and where they end end to end.
 
-    `global_samples` is the number of samples of a global batch.
+    `document_ends` are those of all documents in the concatenated shards, int64, ascending.
+    """
+
+    def __init__(self, document_ends: Indices, *, at_least: int = 1, at_most: int | None = None) -> None:
+        starts = np.concatenate([[0], document_ends[:-1]])
+        lengths = document_ends - starts
+        chosen = (lengths >= at_least) & (lengths <= (at_most if at_most is not None else lengths.max(initial=0)))
+        self.ends = np.cumsum(lengths[chosen])
+        self.tokens = int(self.ends[-1]) if len(self.ends) else 0
+        # Neighbours that were both kept are read in one piece.
+        begins = chosen & ~np.concatenate([[False], chosen[:-1]])
+        self._raw = starts[begins]
+        self._firsts = (self.ends - lengths[chosen])[begins[chosen]]
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield where tokens [start, stop) of the kept documents lie in the concatenated shards."""
+        piece = int(np.searchsorted(self._firsts, start, side="right")) - 1
+        while start < stop:
+            last = piece + 1 == len(self._firsts)
+            end = stop if last else min(stop, int(self._firsts[piece + 1]))
+            shift = int(self._raw[piece] - self._firsts[piece])
+            yield start + shift, end + shift
+            start, piece = end, piece + 1
+
+
+def batch(rows: Sequence[Row]) -> Batch:
+    """Return windows as one batch, in their order."""
+    return Batch(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+
+
+def open_corpus(source: DataSource, *, sequence_length: int, cache_dir: str | Path) -> Corpus:
+    """Open a corpus that `tokenize` wrote; shards of S3 are downloaded once a cache folder, under a lock.
 
     Raises:
         DataRefused: no corpus there, damaged, or shorter than one sample.
     """
-    store = storage.open_store(url)
+    store = storage.open_store(source.url)
     index = read_index(store)
-    if index.tokens <= sequence_length:
-        wrong = f"has {index.tokens} tokens, fewer than one sample of {sequence_length} + 1"
-        raise DataRefused(url, wrong=wrong, right="add text or lower sequenceLength")
     folder = _local(store, index, Path(cache_dir))
-    tokens = [_mapped(folder, shard, index.dtype, url) for shard in index.shards]
+    tokens = [_mapped(folder, shard, index.dtype, source.url) for shard in index.shards]
     firsts = np.cumsum([0, *(shard.tokens for shard in index.shards)])
     ends = [np.load(folder / shard.ends_name, allow_pickle=False) for shard in index.shards]
     joined = np.concatenate([first + end for first, end in zip(firsts[:-1], ends, strict=True)])
-    return Corpus(index, tokens, joined, sequence_length=sequence_length, global_samples=global_samples, seed=seed)
+    kept = Kept(joined, at_least=source.min_document_tokens, at_most=source.max_document_tokens)
+    if kept.tokens <= sequence_length:
+        raise _too_short(source, index, kept, sequence_length)
+    return Corpus(index, tokens, kept, sequence_length=sequence_length)
+
+
+def _too_short(source: DataSource, index: Index, kept: Kept, sequence_length: int) -> DataRefused:
+    wrong, right = f"has {kept.tokens} tokens", "add text or lower sequenceLength"
+    if kept.tokens < index.tokens:
+        to = f"to {source.max_document_tokens}" if source.max_document_tokens else "or more"
+        wrong += f" in documents of {source.min_document_tokens} {to} tokens ({len(kept.ends)} of {index.documents})"
+        right += ", or widen minDocumentTokens and maxDocumentTokens"
+    return DataRefused(source.url, wrong=f"{wrong}, fewer than one sample of {sequence_length} + 1", right=right)
 
 
 def _mapped(folder: Path, shard: Shard, dtype: str, url: str) -> npt.NDArray[Any]:

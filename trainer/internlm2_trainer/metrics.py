@@ -42,6 +42,12 @@ class Metrics:
             PREFIX + "checkpoints_skipped", "Checkpoints left out because the storage was behind.",
             registry=self.registry,
         )  # fmt: skip
+        self._spikes = Counter(
+            PREFIX + "loss_spikes", "Spikes of the loss, rolled back or only reported.", registry=self.registry
+        )
+        self._rollbacks = Counter(
+            PREFIX + "rollbacks", "Returns to an earlier checkpoint after a spike.", registry=self.registry
+        )
         self._server: ThreadingHTTPServer | None = None
         self.enter(progress.phase)
 
@@ -78,6 +84,15 @@ class Metrics:
 
     def checkpoints_skipped(self, count: int) -> None:
         self._skipped_saves.inc(count)
+
+    def spiked(self) -> None:
+        self._spikes.inc()
+
+    def rolled_back(self, step: int) -> None:
+        """Note that `step` is the last finished step again."""
+        self._rollbacks.inc()
+        self.progress = dataclasses.replace(self.progress, step=step, step_time=time.time())
+        self.set(step=step)
 
     def serve(self, port: int) -> int:
         """Serve from a daemon thread and return the port.

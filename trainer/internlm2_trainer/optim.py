@@ -15,12 +15,25 @@ EPS = 1e-8
 
 
 def learning_rate(settings: Optimizer, *, step: int, steps: int) -> float:
-    """Return the rate of `step` (from 0): linear up over the warm-up, then a cosine down to the minimum."""
+    """Return the rate of `step` (from 0) of a stage of `steps`: linear up over the warm-up, then the schedule.
+
+    The step after the last would have `min_lr`. Sources: cosine, InternLM2 report, section 3.3; WSD (warm-up,
+    stable, decay), MiniCPM (arXiv 2404.06395); 1 - sqrt, arXiv 2405.18392.
+    """
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return settings.min_lr + (settings.lr - settings.min_lr) * cosine
+    if settings.schedule == "Constant":
+        return settings.lr
+    first = steps - settings.decay_steps if settings.schedule == "WSD" else settings.warmup_steps
+    progress = min(1.0, max(0.0, (step - first) / max(1, steps - first)))
+    return settings.min_lr + (settings.lr - settings.min_lr) * _remaining(settings, progress)
+
+
+def _remaining(settings: Optimizer, progress: float) -> float:
+    """Return which part of the way from `lr` to `min_lr` is left: 1 at progress 0, 0 at progress 1."""
+    if settings.schedule == "Cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 - (progress if settings.decay == "Linear" else math.sqrt(progress))
 
 
 @dataclass(frozen=True, slots=True)

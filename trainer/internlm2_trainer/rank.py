@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from internlm2_spec import config, layout, memory
-from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
@@ -138,9 +137,6 @@ def _resume(trainer: Trainer, checkpoints: Checkpointer, place: Place) -> int:
     trainer.metrics.enter(TrainPhase.LOAD)
     checkpoints.acquire_fence()
     step = trainer.resume()
-    if step == 0 and trainer.stage.init_from:
-        started = checkpoints.init_from(trainer.stage.init_from, trainer.state())
-        Architecture.from_extra(started.extra, trainer.stage.init_from).check(trainer.stage.model, "initFrom")
     trainer.metrics.resumed(step)
     if place.rank == 0:
         tier = checkpoints.restored.tier if checkpoints.restored else None

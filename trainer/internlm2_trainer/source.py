@@ -1,37 +1,71 @@
-"""A corpus as the training loop reads it: this rank's samples of a micro-step."""
+"""The corpora of a stage as the training loop reads them: this rank's samples of a micro-step."""
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from internlm2_spec.config import Stage
+import numpy as np
+
+from internlm2_spec.config import DataSource, Stage
 from internlm2_spec.contract import ENV_CACHE_DIR
 from internlm2_trainer import data, order
+from internlm2_trainer.data import Corpus, DataRefused
+from internlm2_trainer.mixture import Mixture
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusSource:
-    """Samples by place: (step, data rank, micro-step) and the seed decide, nothing else."""
+    """Samples by place: (batch, data rank, micro-step) and the seed decide, nothing else.
 
-    corpus: data.Corpus
+    A source starts over, in another order, when each of its samples has come once.
+    """
+
+    corpora: tuple[Corpus, ...]
+    mixture: Mixture
+    seed: int
     global_samples: int
     micro_batch_samples: int
 
     @classmethod
     def open(cls, stage: Stage) -> "CorpusSource":
-        """Open the stage's corpus; shards from S3 are fetched once per node into a cache folder."""
-        cache = Path(os.environ.get(ENV_CACHE_DIR) or Path(tempfile.gettempdir()) / "internlm2-corpus")
-        samples = stage.global_batch_tokens // stage.sequence_length
-        corpus = data.open_corpus(
-            stage.data.url, sequence_length=stage.sequence_length, global_samples=samples, seed=stage.seed,
-            cache_dir=cache,
-        )  # fmt: skip
-        return cls(corpus, samples, stage.parallel.micro_batch)
+        """Open the stage's corpora; shards from S3 are fetched once per node into a cache folder.
 
-    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> data.Batch:
+        Raises:
+            DataRefused: see `open_corpus`; or two corpora whose ids mean different things.
+        """
+        cache = Path(os.environ.get(ENV_CACHE_DIR) or Path(tempfile.gettempdir()) / "internlm2-corpus")
+        sources = stage.data.mixture
+        length = stage.sequence_length
+        corpora = [data.open_corpus(source, sequence_length=length, cache_dir=cache) for source in sources]
+        _refuse_two_tokenizers(sources, corpora)
+        mixture = Mixture([source.weight for source in sources])
+        return cls(tuple(corpora), mixture, stage.seed, stage.global_batch_tokens // length, stage.parallel.micro_batch)
+
+    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> data.Batch:
+        """Return one data rank's part of a micro-step of the `batch`th global batch."""
         places = order.assign(
             self.global_samples, data_rank=data_rank, data_world=data_world,
             micro_step=micro_step, micro_batch=self.micro_batch_samples,
         )  # fmt: skip
-        return self.corpus.batch(step, places)
+        return self.samples(batch * self.global_samples + places)
+
+    def samples(self, positions: order.Indices) -> data.Batch:
+        """Return the samples at positions of the endless stream."""
+        sources, places = self.mixture.places(positions)
+        numbers = np.empty_like(places)
+        for source in np.unique(sources):
+            mine = sources == source
+            # Sources of one size would otherwise go through their samples in one order.
+            seed = self.seed + (int(source) << 32)
+            numbers[mine] = order.sample_at(places[mine], count=self.corpora[source].samples, seed=seed)
+        return data.batch([self.corpora[s].sample(int(n)) for s, n in zip(sources, numbers, strict=True)])
+
+
+def _refuse_two_tokenizers(sources: Sequence[DataSource], corpora: Sequence[Corpus]) -> None:
+    first = corpora[0].index.tokenizer_sha256
+    for source, corpus in zip(sources, corpora, strict=True):
+        if corpus.index.tokenizer_sha256 != first:
+            wrong = f"was tokenized with another model than {sources[0].url}"
+            raise DataRefused(source.url, wrong=wrong, right="run `tokenize` on both with the same --tokenizer")

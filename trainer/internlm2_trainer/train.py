@@ -1,8 +1,9 @@
 """The training loop of one stage on one rank."""
 
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +14,9 @@ from internlm2_spec import flops, layout
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import ExitCode, TrainPhase
-from internlm2_trainer import context, optim, parallelize
+from internlm2_trainer import context, guard, optim, parallelize
 from internlm2_trainer.data import Batch
+from internlm2_trainer.guard import Diverged, History
 from internlm2_trainer.loss import IGNORED_LABEL
 from internlm2_trainer.mesh import Mesh
 from internlm2_trainer.metrics import Metrics
@@ -44,7 +46,7 @@ class Samples(Protocol):
 class Source(Protocol):
     """Where samples come from. The same place gives the same samples, at any world size and after any resume."""
 
-    def micro_batch(self, step: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples: ...
+    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> Samples: ...
 
 
 class Resumed(Protocol):
@@ -66,6 +68,8 @@ class Checkpoints(Protocol):
     @property
     def skipped(self) -> int: ...
     def restore(self, state: dict[str, Tensor]) -> Resumed | None: ...
+    def init_from(self, stage: str, state: dict[str, Tensor], *, moments: bool = False) -> Resumed: ...
+    def roll_back(self, state: dict[str, Tensor], *, before: int) -> Resumed | None: ...
     def save(self, step: int, state: dict[str, Tensor], extra: dict[str, Any], *, wait: bool = False) -> None: ...
     def remember(self, step: int, state: dict[str, Tensor], extra: dict[str, Any]) -> None: ...
 
@@ -86,6 +90,7 @@ class Trainer:
     model: LocalModel
     pipeline: Pipeline | None
     optimizer: AdamW
+    history: History = field(default_factory=History)
     tokens: int = 0
     pairs: Tensor | None = None
     seen_checkpoint: int = -1
@@ -103,6 +108,9 @@ class Trainer:
             totals = self.step(step)
             step += 1
             stopping = totals.stop
+            if (healthy := self.judge(step, totals.loss)) != step:
+                step = healthy
+                continue
             last = stopping or step == self.stage.steps
             if last or step % settings.every_steps == 0:
                 self.save(step, wait=last)
@@ -121,7 +129,7 @@ class Trainer:
         )
         rate = optim.learning_rate(self.stage.optimizer, step=step, steps=self.stage.steps)
         if not self.optimizer.step(rate, totals.gradient_norm):
-            self.metrics.skipped()
+            self._skipped(step + 1, totals)
         self.tokens += self.stage.global_batch_tokens
         seconds = time.perf_counter() - started
         self.stop.step_finished(seconds)
@@ -169,8 +177,9 @@ class Trainer:
     def batches(self, step: int) -> list[Samples]:
         """Return this rank's micro-batches of a step."""
         place = {"data_rank": self.mesh.data_rank, "data_world": self.mesh.degrees.data}
+        batch = step + self.history.offset
         micro_steps = layout.accumulation(self.stage, self.mesh.degrees.world)
-        return [self._mine(self.source.micro_batch(step, micro_step=number, **place)) for number in range(micro_steps)]
+        return [self._mine(self.source.micro_batch(batch, micro_step=number, **place)) for number in range(micro_steps)]
 
     def _mine(self, batch: Samples) -> Samples:
         if self.mesh.degrees.context == 1:
@@ -207,33 +216,96 @@ class Trainer:
         return model | {f"optim.{name}": tensor for name, tensor in self.optimizer.state().items()}
 
     def resume(self) -> int:
-        """Load the newest checkpoint of this stage and return its step; 0 without one."""
-        restored = self.checkpoints.restore(self.state())
+        """Load the newest checkpoint of this stage and return its step; without one, 0, where the stage starts."""
+        if restored := self.checkpoints.restore(self.state()):
+            self._adopt(restored.extra)
+            self.history = History.from_extra(restored.extra["guard"])
+            return restored.step
+        if self.stage.init_from:
+            self._start_from(self.stage.init_from)
+        return 0
+
+    def _start_from(self, stage: str) -> None:
+        carry = self.stage.optimizer.moments == "Carry"
+        started = self.checkpoints.init_from(stage, self.state(), moments=carry)
+        Architecture.from_extra(started.extra, stage).check(self.stage.model, "initFrom")
+        carried = carry and "updates" in started.extra  # imported weights count none
+        self.optimizer.updates = int(started.extra["updates"]) if carried else 0
+        if dist.get_rank() == 0:
+            moments = "carried" if carried else "zero"
+            say(event="started", stage=self.stage.name, source=stage, step=started.step, moments=moments)
+
+    def judge(self, step: int, loss: float) -> int:
+        """Return the step to go on from after `step` steps: that one, or an earlier one when the loss has spiked."""
+        settings = self.stage.guard
+        limit = guard.limit(self.history, settings)
+        self.history, spiked = guard.watch(self.history, settings, loss)
+        if not spiked:
+            return step
+        self.metrics.spiked()
+        healthy = self._roll_back(step, loss) if settings.spike == "RollBack" else step
+        if dist.get_rank() == 0:
+            offset = self.history.offset
+            say(event="loss-spike", step=step, loss=loss, limit=limit, resumed=healthy, nextBatch=healthy + offset)
+        return healthy
+
+    def _roll_back(self, step: int, loss: float) -> int:
+        """Go back to a checkpoint from before the spike, if there is one, and return its step.
+
+        Raises:
+            Diverged: no more rollbacks are allowed, or a loss that is not finite has nothing to go back to.
+        """
+        allowed, wrong = self.stage.guard.max_rollbacks, f"the loss spiked to {loss:.4g} at step {step}"
+        if len(self.history.rollbacks) >= allowed:
+            raise Diverged(f"{wrong} after {allowed} rollbacks; lower optimizer.lr, or raise guard.maxRollbacks")
+        restored = self.checkpoints.roll_back(self.state(), before=guard.latest_healthy(self.history, step) + 1)
         if restored is None:
-            return 0
-        self.tokens = int(restored.extra["tokens"])
-        self.optimizer.updates = int(restored.extra["updates"])
+            if not math.isfinite(loss):
+                raise Diverged(f"{wrong} and no checkpoint is older; lower optimizer.lr or checkpoint.everySteps")
+            self.history = replace(self.history, losses=(), above=0)
+            return step
+        self._adopt(restored.extra)
+        before = History.from_extra(restored.extra["guard"])
+        self.history = guard.rolled_back(self.history, before, steps=step, to=restored.step)
+        self.metrics.rolled_back(restored.step)
+        if published := self.checkpoints.published:
+            self.seen_checkpoint = published[0]  # told when it was new
+            self.metrics.published(*published)
         return restored.step
+
+    def _skipped(self, step: int, totals: Totals) -> None:
+        self.metrics.skipped()
+        if self.stage.guard.non_finite == "Stop":
+            wrong = f"gradient norm {totals.gradient_norm} at step {step}"
+            raise Diverged(f"{wrong} and guard.nonFinite is Stop; lower optimizer.lr, or use Skip")
+        if dist.get_rank() == 0:
+            say(event="step-skipped", step=step, loss=totals.loss, gradNorm=totals.gradient_norm)
+
+    def _adopt(self, extra: Mapping[str, Any]) -> None:
+        self.tokens = int(extra["tokens"])
+        self.optimizer.updates = int(extra["updates"])
 
     def save(self, step: int, *, wait: bool) -> None:
         self.metrics.enter(TrainPhase.CHECKPOINT)
         skipped = self.checkpoints.skipped
-        self.checkpoints.save(step, self.state(), self.extra(), wait=wait)
+        self.checkpoints.save(step, self.state(), self.extra(step), wait=wait)
         self.metrics.set(checkpoint_stall_seconds=self.checkpoints.stall_seconds)
         self.metrics.checkpoints_skipped(self.checkpoints.skipped - skipped)
         self.metrics.enter(TrainPhase.STEP)
 
     def remember(self, step: int) -> None:
-        self.checkpoints.remember(step, self.state(), self.extra())
+        self.checkpoints.remember(step, self.state(), self.extra(step))
         self.metrics.set(
             checkpoint_stall_seconds=self.checkpoints.stall_seconds, checkpoint_memory_step=self.checkpoints.remembered
         )
 
-    def extra(self) -> dict[str, Any]:
-        """Return everything a checkpoint holds as JSON."""
+    def extra(self, step: int) -> dict[str, Any]:
+        """Return everything a checkpoint of `step` holds as JSON; `batch` is the next one."""
         return {
             "tokens": self.tokens,
             "updates": self.optimizer.updates,
+            "batch": step + self.history.offset,
+            "guard": self.history.to_extra(),
             **Architecture.of(self.stage).to_extra(),
         }
 

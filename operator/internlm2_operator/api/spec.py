@@ -18,6 +18,7 @@ _FIXED: Final = "(s.parallel.tensor * s.parallel.pipeline * s.parallel.context *
 _LAYERS: Final = model.size_in_cel("layers")
 _PER_RANK: Final = "(s.parallel.schedule in ['GPipe', '1F1B'] ? 1 : 2)"
 _STAGES: Final = f"(s.parallel.pipeline * {_PER_RANK})"
+_S3_DATA: Final = "(has(s.data.url) ? [s.data.url] : s.data.sources.map(d, d.url)).filter(u, u.startsWith('s3://'))"
 
 
 class StageRule(Rule):
@@ -134,8 +135,8 @@ class Spec(ApiModel):
             "stages has the name {s.name} more than once; give each stage its own name",
         ),
         StageRule(
-            "!s.data.url.startsWith('s3://') || has(self.checkpoint.secretName)",
-            "data.url {s.data.url} needs credentials and checkpoint.secretName is missing;"
+            f"has(self.checkpoint.secretName) || {_S3_DATA}.size() == 0",
+            f"data at {{{_S3_DATA}[0]}} needs credentials and checkpoint.secretName is missing;"
             " name the Secret that holds AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
         Rule(
@@ -177,7 +178,7 @@ class Spec(ApiModel):
             name=stage.name,
             kind=stage.kind,
             model=self.resolved_model(),
-            data=config.Data(url=stage.data.url),
+            data=stage.data.resolved(),
             checkpoint=config.Checkpoint(**shared.model_dump(exclude={"secret_name"})),
             sequence_length=stage.sequence_length,
             global_batch_tokens=stage.global_batch_tokens,
@@ -186,5 +187,6 @@ class Spec(ApiModel):
             seed=stage.seed,
             optimizer=config.Optimizer(**stage.optimizer.model_dump()),
             parallel=config.Parallel(**parallel, zero=config.Zero(**stage.parallel.zero.model_dump())),
+            guard=config.Guard(**stage.guard.model_dump()),
             init_from=self.stages[index - 1].name if index else self.model.init_from,
         )

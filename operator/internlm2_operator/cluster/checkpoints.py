@@ -46,7 +46,7 @@ class Place:
 
     url: str
     stage: str
-    data_url: str
+    data_urls: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,9 @@ class CheckpointIndex:
         client = self._client(credentials)
         with _Explained(place.url):
             view = self._newest(client, place)
-        if place.data_url.startswith("s3://"):
-            with _Explained(place.data_url):
-                _require_data(client, place.data_url)
+        for url in (url for url in place.data_urls if url.startswith("s3://")):
+            with _Explained(url):
+                _require_data(client, url)
         return view
 
     def _client(self, credentials: Credentials) -> "S3Client":
@@ -126,7 +126,10 @@ class CheckpointIndex:
         sizes = {key.removeprefix(root): size for key, size in _listing(client, bucket, f"{root}{place.stage}/")}
         verified = self._verified.setdefault(f"{place.url}/{place.stage}", {})
         corrupt: list[tuple[int, str]] = []
-        for step in manifest.published(sizes, place.stage):
+        steps = manifest.published(sizes, place.stage)
+        for gone in verified.keys() - steps:  # by retention, or withdrawn after a loss spike and written anew later
+            del verified[gone]
+        for step in steps:
             if step not in verified:
                 why, time = _verify(client, bucket, root, contract.step_prefix(place.stage, step), sizes)
                 if time is None:

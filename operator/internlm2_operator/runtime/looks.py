@@ -57,7 +57,7 @@ class Looker:
         if not job.spec.checkpoint.url.startswith("s3://"):
             return reported(job, pods, self._observed.progress), ()
         stage = job.spec.stages[job.status.stage_index]
-        place = Place(url=job.spec.checkpoint.url, stage=stage.name, data_url=stage.data.url)
+        place = Place(url=job.spec.checkpoint.url, stage=stage.name, data_urls=stage.data.urls)
         name = job.spec.checkpoint.secret_name or ""
         try:
             credentials = await self._credentials(job.namespace, name)
