@@ -18,6 +18,7 @@ from internlm2_trainer.mesh import open_mesh
 from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.optim import AdamW, Totals
 from internlm2_trainer.pipeline import open_pipeline
+from internlm2_trainer.region import Region, held
 from internlm2_trainer.stop import StopRequest
 from internlm2_trainer.train import Checkpoints, Resumed, Trainer
 from tests import ranks
@@ -98,13 +99,13 @@ class NoCheckpoints(Checkpoints):
 
 
 class Recording(AdamW):
-    """Keeps the gradients of the first step, whole."""
+    """Keeps this rank's gradients of the first step, and which box of the whole each is."""
 
-    gradients: dict[str, Tensor] | None = None
+    gradients: dict[str, tuple[Tensor, Region]] | None = None
 
     def reduce(self, loss: Tensor, *, copies: int, stop: bool) -> Totals:
         if self.gradients is None:
-            self.gradients = {name: whole(p.grad) for name, p in self.parameters.items()}
+            self.gradients = {name: own(p.grad) for name, p in self.parameters.items()}
         return super().reduce(loss, copies=copies, stop=stop)
 
 
@@ -112,6 +113,12 @@ def whole(tensor: Tensor | None) -> Tensor:
     assert isinstance(tensor, DTensor)
     full: Tensor = tensor.full_tensor()
     return full.clone()  # on one rank the whole is the tensor itself
+
+
+def own(gradient: Tensor | None) -> tuple[Tensor, Region]:
+    assert isinstance(gradient, DTensor)
+    local, region = held(gradient)
+    return local.clone(), region
 
 
 def trainer(stage: Stage, dtype: torch.dtype | None = None, optimizer: type[AdamW] = AdamW) -> Trainer:
@@ -174,12 +181,14 @@ REFERENCE = "reference.npz"
 
 
 def gradient_differences(run: Trainer, folder: str) -> dict[str, float]:
-    """Return the largest difference of each parameter's first gradient to the one that `reference` left."""
+    """Return the largest difference of each parameter's first gradient, where this rank has it, to `reference`'s."""
     assert isinstance(run.optimizer, Recording)
     with numpy.load(Path(folder) / REFERENCE) as expected:
         return {
-            name: float((gradient - torch.from_numpy(expected[name])).abs().max())
-            for name, gradient in (run.optimizer.gradients or {}).items()
+            name: float((gradient - torch.from_numpy(expected[name][box])).abs().max())
+            for name, (gradient, region) in (run.optimizer.gradients or {}).items()
+            if not region.empty
+            for box in [tuple(slice(o, o + n) for o, n in zip(region.offset, region.shape, strict=True))]
         }
 
 
@@ -205,6 +214,6 @@ def reference(_rank: int, _world: int, stage: Stage, folder: str) -> Steps:
     run = trainer(stage, None, Recording)
     taken = steps(run, stage.steps)
     assert isinstance(run.optimizer, Recording)
-    gradients: dict[str, Any] = {name: gradient.numpy() for name, gradient in (run.optimizer.gradients or {}).items()}
+    gradients: dict[str, Any] = {name: part.numpy() for name, (part, _) in (run.optimizer.gradients or {}).items()}
     numpy.savez(Path(folder) / REFERENCE, **gradients)
     return taken

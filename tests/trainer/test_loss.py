@@ -68,14 +68,14 @@ def split_over_ranks(rank: int, world: int) -> tuple[float, Any, Any]:
     # Each rank's is the part that its rows make; in the model the gather of the sequence sums them up.
     dist.all_reduce(x_gradient)
     dist.all_reduce(head_gradient)
-    return float(loss), x_gradient.tolist(), head_gradient.tolist()
+    return float(loss.detach()), x_gradient.tolist(), head_gradient.tolist()
 
 
 def test_no_labels_at_all_are_no_loss_and_no_gradient() -> None:
     x, head, labels = inputs()
     loss = head_loss(x, head, torch.full_like(labels, IGNORED_LABEL), alone(), chunk_tokens=8)
     gradients = torch.autograd.grad(loss, (x, head))
-    assert [float(t.abs().max()) for t in (loss, *gradients)] == [0.0, 0.0, 0.0]
+    assert [float(t.abs().max()) for t in (loss.detach(), *gradients)] == [0.0, 0.0, 0.0]
 
 
 def test_a_loss_without_gradients_computes_none() -> None:

@@ -99,7 +99,7 @@ def precisions(_rank: int, _world: int, stage: Stage) -> dict[str, str]:
     groups = {
         "weights in the pass": during,
         "shards": {shard.dtype for shard in run.optimizer.shards.values()},
-        "gradients": {gradient.dtype for gradient in (run.optimizer.gradients or {}).values()},
+        "gradients": {gradient.dtype for gradient, _ in (run.optimizer.gradients or {}).values()},
         "moments": {moment.dtype for moment in run.optimizer.averages.values()},
     }
     return {name: ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes) for name, dtypes in groups.items()}

@@ -97,12 +97,14 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
     Raises:
         Refused: heads, matrices or the sequence do not divide.
     """
-    head = model.hidden / model.heads
-    tensor = parallel.tensor
-    rules = (
+    head, tensor = model.hidden / model.heads, parallel.tensor
+    _refuse(
         ("model.heads", head % 2 == 0, f"hidden {model.hidden} / heads {model.heads} is {head:g}", "make it even"),
         ("model.kvHeads", model.heads % model.kv_heads == 0, f"{model.kv_heads} does not divide heads {model.heads}",
          "each KV head serves a whole group of query heads"),
+    )  # fmt: skip
+    check_context(model, parallel, sequence_length)
+    _refuse(
         ("model.ffn", model.ffn % tensor == 0, f"{model.ffn} is not divisible by tensor {tensor}",
          f"use a multiple of {tensor}"),
         ("model.vocab", model.vocab % tensor == 0, f"{model.vocab} is not divisible by tensor {tensor}",
@@ -112,11 +114,14 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
         ("parallel.recompute", not (parallel.compile and parallel.recompute == "Selective"),
          "Selective is what compile does by itself", "use None or Full, or compile false"),
     )  # fmt: skip
+    check_pipeline(model, parallel)
+
+
+def _refuse(*rules: tuple[str, bool, str, str]) -> None:
+    """Raise Refused for the first rule (field, whether it holds, what is wrong, what would be right) that fails."""
     for path, holds, wrong, right in rules:
         if not holds:
             raise Refused(path, wrong=wrong, right=right)
-    check_context(model, parallel, sequence_length)
-    check_pipeline(model, parallel)
 
 
 def recomputed(layers: int, fraction: float) -> frozenset[int]:
