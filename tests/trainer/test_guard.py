@@ -218,6 +218,12 @@ class Scenarios:
     def poisoned(self, name: str, guard: Guard, source: Sevens) -> dict[str, Any]:
         return outcome(trainer(stage(self.folder, name, guard), source, *self.place))
 
+    def without_earlier_checkpoint(self) -> dict[str, Any]:
+        """The first checkpoint is saved in the middle of the spike."""
+        made = stage(self.folder, "too-early", GUARD)
+        made = replace(made, checkpoint=replace(made.checkpoint, every_steps=NOTICED - 1))
+        return {**outcome(trainer(made, Sevens(bad=BAD), *self.place)), "left": left_by(made)}
+
     def broken(self) -> dict[str, Any]:
         """One rank's weights become NaN, as after a bit flip."""
         source = Sevens(bad=range(0))
@@ -267,6 +273,7 @@ def every_scenario(rank: int, world: int, folder: str) -> dict[str, dict[str, An
         "rolled back": scenarios.poisoned("rolled-back", GUARD, Sevens(bad=BAD)),
         "off": scenarios.poisoned("off", replace(GUARD, spike="Off"), Sevens(bad=BAD)),
         "reported": scenarios.poisoned("reported", replace(GUARD, spike="Report"), Sevens(bad=BAD)),
+        "too early": scenarios.without_earlier_checkpoint(),
         "broken": scenarios.broken(),
         "killed": scenarios.killed(),
         "for ever": scenarios.poisoned_for_ever(2),
@@ -299,6 +306,15 @@ def test_the_control_without_rollback_learns_from_the_poison(
 ) -> None:
     assert seen[control]["weights"] != seen["undisturbed"]["weights"]
     assert (seen[control]["rollbacks"], seen[control]["loss_spikes"]) == (0.0, spikes)
+
+
+def test_without_a_checkpoint_from_before_the_spike_the_run_goes_on_and_keeps_those_it_has(
+    seen: dict[str, dict[str, Any]],
+) -> None:
+    early = seen["too early"]
+    assert (early["code"], early["loss_spikes"], early["rollbacks"]) == (ExitCode.DONE, 1.0, 0.0)
+    assert early["weights"] == seen["reported"]["weights"]
+    assert early["left"] == [f"step-{NOTICED - 1:08d}", f"step-{STEPS:08d}"]
 
 
 def test_weights_that_broke_on_one_rank_come_back_from_before(seen: dict[str, dict[str, Any]]) -> None:

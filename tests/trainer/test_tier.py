@@ -12,7 +12,7 @@ import torch.distributed as dist
 from internlm2_trainer import shm, storage
 from internlm2_trainer.memory import Memory, limit
 from tests import ranks
-from tests.trainer.states import checkpointer, expected, restored, sharded, state_of, value_of, whole
+from tests.trainer.states import checkpointer, expected, flip, restored, sharded, state_of, value_of, whole
 
 ROOM = 2**20
 
@@ -161,6 +161,24 @@ def test_steps_that_are_given_up_are_gone_from_memory_and_storage(tmp_path: path
     assert (recalled(tmp_path), restored(store)) == ((2.0, 2, "memory"), (2.0, 2, ()))
     checkpoints.save(3, state_of(33), {}, wait=True)
     assert (recalled(tmp_path), restored(store)) == ((33.0, 3, "memory"), (33.0, 3, ()))
+
+
+@pytest.mark.parametrize("earlier", ["none", "a damaged one"])
+def test_without_a_whole_earlier_step_nothing_is_given_up(earlier: str, tmp_path: pathlib.Path) -> None:
+    """The control is the test above."""
+    store = storage.open_store(f"file://{tmp_path}/bucket")
+    checkpoints = checkpointer(store, memory=memory_of(tmp_path, 0))
+    for step in (1, 2, 3):
+        checkpoints.save(step, state_of(step), {}, wait=True)
+    for key in [entry.key for entry in store.list("pretrain/step-00000001/")]:
+        store.delete([key]) if earlier == "none" else flip(store, key)
+    there, published = store.list("pretrain/"), checkpoints.published
+    state = state_of(7)
+    assert checkpoints.roll_back(state, before=2) is None
+    assert (value_of(state["model.w"]), store.list("pretrain/"), checkpoints.published) == (7.0, there, published)
+    assert (checkpoints.remembered, recalled(tmp_path), restored(store)) == (3, (3.0, 3, "memory"), (3.0, 3, ()))
+    checkpoints.save(4, state, {}, wait=True)
+    assert (recalled(tmp_path), restored(store)) == ((7.0, 4, "memory"), (7.0, 4, ()))
 
 
 def test_a_rank_without_room_goes_on_without_memory(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from internlm2_trainer.exchange import Closed, Exchange, KeyValue
 from internlm2_trainer.fence import Fenced
 from internlm2_trainer.memory import Memory
 from internlm2_trainer.output import say
+from internlm2_trainer.recall import Plan
 from internlm2_trainer.restore import Choice
 from internlm2_trainer.storage import Store, StoreRefused, StoreUnavailable, retrying
 from internlm2_trainer.tier import Tier
@@ -125,8 +126,15 @@ class Checkpointer:
         Raises:
             Refused: the checkpoint is of another model.
         """
-        plan = self._tier.recall(self._exchange_of_restore(), state) if self._tier else None
-        choice = self._choose(self._stage, above=plan.step if plan else -1)
+        return self._resume_from(state, *self._newest(state))
+
+    def _newest(self, state: dict[str, torch.Tensor], *, before: int | None = None) -> tuple[Plan | None, Choice]:
+        """Agree on the newest step, of those before `before`, in memory and on a newer one in the storage."""
+        plan = self._tier.recall(self._exchange_of_restore(), state, before=before) if self._tier else None
+        return plan, self._choose(self._stage, above=plan.step if plan else -1, before=before)
+
+    def _resume_from(self, state: dict[str, torch.Tensor], plan: Plan | None, choice: Choice) -> Restored | None:
+        """Fill `state` from what was agreed on, and go on from there."""
         self._damaged = frozenset(step for step, _ in choice.passed_over)
         self.published, self.restored = choice.known, None
         if choice.manifest is not None:
@@ -144,16 +152,20 @@ class Checkpointer:
         """Give up this stage's steps from `before` on, in memory and storage, and restore the newest of the rest.
 
         They are gone before anything is restored: a process that dies in between does not come back to them.
+        Without an earlier step that is whole there is nothing to go back to: None, and everything stays as it is.
 
         Raises what `wait` and `restore` do, and Fenced when a newer attempt has taken over.
         """
         self.wait()
+        plan, choice = self._newest(state, before=before)
+        if plan is None and choice.manifest is None:
+            return None
         if self._rank == 0:
             retrying(lambda: fence.acquire(self._store, self._writer.attempt))
             retrying(lambda: retention.give_up(self._store, self._stage, since=before))
         if self._tier:
             self._tier.settle(state, before - 1)
-        return self.restore(state)
+        return self._resume_from(state, plan, choice)
 
     def init_from(self, stage: str, state: dict[str, torch.Tensor], *, moments: bool = False) -> Restored:
         """Fill the weights (names that start with `model.`) from another stage's newest verified step.
@@ -241,9 +253,11 @@ class Checkpointer:
         self._restores += 1
         return self._exchange.under(f"restore/{self._restores}")
 
-    def _choose(self, stage: str, *, above: int = -1) -> Choice:
-        exchange = self._exchange_of_restore()
-        return restore.choose(self._store, stage, exchange=exchange, rank=self._rank, world=self._world, above=above)
+    def _choose(self, stage: str, *, above: int = -1, before: int | None = None) -> Choice:
+        return restore.choose(
+            self._store, stage, exchange=self._exchange_of_restore(), rank=self._rank, world=self._world,
+            above=above, before=before,
+        )  # fmt: skip
 
     def _load(self, choice: Choice, state: dict[str, torch.Tensor]) -> Restored:
         assert choice.manifest is not None

@@ -26,13 +26,17 @@ class Choice:
     known: tuple[int, float] | None = None
 
 
-def choose(store: Store, stage: str, *, exchange: Exchange, rank: int, world: int, above: int = -1) -> Choice:
+def choose(
+    store: Store, stage: str, *, exchange: Exchange, rank: int, world: int, above: int = -1, before: int | None = None
+) -> Choice:
     """Agree on the newest verified step above `above`; every rank calls this and hashes its part of the objects.
+
+    Steps from `before` on are no choice.
 
     Rank 0 offers one step after the other; each rank answers what is wrong with its share of it.
     """
     passed_over: list[tuple[int, str]] = []
-    offers = _offers(store, stage, above) if rank == 0 else iter(())
+    offers = _offers(store, stage, above, before) if rank == 0 else iter(())
     for turn in itertools.count():
         if rank == 0:
             exchange.post(f"offer/{turn}", next(offers, None))
@@ -66,8 +70,8 @@ def _outcome(exchange: Exchange, turn: int, share: str | None, *, rank: int, wor
     return outcome
 
 
-def _offers(store: Store, stage: str, above: int) -> Iterator[dict[str, Any]]:
-    """Yield each published step, newest first, with what a listing and its manifest show to be wrong.
+def _offers(store: Store, stage: str, above: int, before: int | None) -> Iterator[dict[str, Any]]:
+    """Yield each published step below `before`, newest first, with what a listing and its manifest show to be wrong.
 
     The last one is the first that is whole and not above `above`. A storage that is away has nothing newer than
     what the ranks hold already, as far as anybody can tell; without such a thing it is waited for, then raised.
@@ -81,6 +85,8 @@ def _offers(store: Store, stage: str, above: int) -> Iterator[dict[str, Any]]:
         say(event="checkpoint-storage-away", reason=str(error))
         return
     for step in published(listed, stage):
+        if before is not None and step >= before:
+            continue
         manifest, reason = verify.inspect(store, stage, step, listed=listed, fence=held)
         if step > above:
             yield {"step": step, "reason": reason}

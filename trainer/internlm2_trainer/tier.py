@@ -29,13 +29,15 @@ class Tier:
         self._arrangement: Arrangement | None = None
         self.newest: int | None = None  # newest step of a whole copy on this rank
 
-    def recall(self, exchange: Exchange, state: Mapping[str, torch.Tensor]) -> Plan | None:
-        """Agree with the other ranks on the newest step that memory holds in full; None when there is none."""
+    def recall(
+        self, exchange: Exchange, state: Mapping[str, torch.Tensor], *, before: int | None = None
+    ) -> Plan | None:
+        """Agree with the other ranks on the newest step below `before` that memory holds in full; None without one."""
         agreed = recall.agree(
             exchange,
             rank=self._rank,
             world=self._world,
-            seals=self._seals(),
+            seals={place: s for place, s in self._seals().items() if before is None or s.step < before},
             need=self._arranged(state).key,
             sound=self._sound,
         )
