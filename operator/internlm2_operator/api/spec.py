@@ -22,14 +22,18 @@ _S3_DATA: Final = "(has(s.data.url) ? [s.data.url] : s.data.sources.map(d, d.url
 
 
 class StageRule(Rule):
-    """A rule that every stage `s` must pass, told for the first one that fails."""
+    """A rule that every stage `s` must pass, told for the first one that fails.
+
+    `map` with a condition finds it: of what `filter` returns the API server takes all sizes as unbounded, and it
+    refuses a message that looks into them for its cost.
+    """
 
     def to_schema(self) -> dict[str, str]:
         """Return the rule as the API server takes it."""
         told = formatted("stage {s.name}: " + self.message)
         return {
             "rule": f"self.stages.all(s, {self.check})",
-            "messageExpression": f"self.stages.filter(s, !({self.check})).map(s, {told})[0]",
+            "messageExpression": f"self.stages.map(s, !({self.check}), {told})[0]",
             "fieldPath": ".stages",
         }
 
