@@ -78,7 +78,8 @@ def test_a_refused_configuration_ends_at_once_with_one_line(tmp_path: Path, corp
         code = agent.wait()
 
     assert code == ExitCode.CONFIG
-    assert agent.termination().message == "parallel.tensor: 3 does not divide kvHeads 4; use 1, 2, 4"
+    wrong = "parallel.tensor: 3 does not divide kvHeads 4, nor do heads 8 divide by both; use 1, 2, 4, 8"
+    assert agent.termination().message == wrong
     assert len(agent.events("ranks-started")) == 1
     assert "Traceback" not in agent.errors.read_text()
 
