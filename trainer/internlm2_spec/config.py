@@ -26,6 +26,13 @@ class Refused(ValueError):
         self.right = right
 
 
+def refuse(*rules: tuple[str, bool, str, str]) -> None:
+    """Raise Refused for the first rule (field, whether it holds, what is wrong, what would be right) that fails."""
+    for path, holds, wrong, right in rules:
+        if not holds:
+            raise Refused(path, wrong=wrong, right=right)
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """Sizes of an InternLM2 model (report, table 3). Head size is hidden / heads."""
@@ -128,9 +135,10 @@ class Guard:
 
     def __post_init__(self) -> None:
         """Refuse a statistic of nothing."""
-        for name, least in (("window", 2), ("patience", 1)):
-            if (value := getattr(self, name)) < least:
-                raise Refused(f"guard.{name}", wrong=f"{value} is too small", right=f"use {least} or more")
+        refuse(
+            ("guard.window", self.window >= 2, f"{self.window} is too small", "use 2 or more"),
+            ("guard.patience", self.patience >= 1, f"{self.patience} is too small", "use 1 or more"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from internlm2_spec.config import Model, Parallel, Refused, Stage, camel
+from internlm2_spec.config import Model, Parallel, Refused, Stage, camel, refuse
 from internlm2_spec.context import check_context
 from internlm2_spec.pipeline import check_pipeline, check_schedule
 
@@ -78,15 +78,14 @@ def check(stage: Stage, world: int) -> None:
         Refused: the field, its value and the nearest legal ones.
     """
     parallel = stage.parallel
-    for path, value in (
+    sizes = (
         *((f"model.{camel(field.name)}", getattr(stage.model, field.name)) for field in fields(stage.model)),
         ("sequenceLength", stage.sequence_length), ("globalBatchTokens", stage.global_batch_tokens),
         ("parallel.tensor", parallel.tensor), ("parallel.pipeline", parallel.pipeline),
         ("parallel.context", parallel.context), ("parallel.zero.shard", parallel.zero.shard),
         ("parallel.microBatch", parallel.micro_batch),
-    ):  # fmt: skip
-        if value < 1:
-            raise Refused(path, wrong=f"{value} is too small", right="use 1 or more")
+    )  # fmt: skip
+    refuse(*((path, value >= 1, f"{value} is too small", "use 1 or more") for path, value in sizes))
     check_model(stage.model, parallel, stage.sequence_length)
     accumulation(stage, world)
 
@@ -98,13 +97,13 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
         Refused: heads, matrices or the sequence do not divide.
     """
     head, tensor = model.hidden / model.heads, parallel.tensor
-    _refuse(
+    refuse(
         ("model.heads", head % 2 == 0, f"hidden {model.hidden} / heads {model.heads} is {head:g}", "make it even"),
         ("model.kvHeads", model.heads % model.kv_heads == 0, f"{model.kv_heads} does not divide heads {model.heads}",
          "each KV head serves a whole group of query heads"),
     )  # fmt: skip
     check_context(model, parallel, sequence_length)
-    _refuse(
+    refuse(
         ("model.ffn", model.ffn % tensor == 0, f"{model.ffn} is not divisible by tensor {tensor}",
          f"use a multiple of {tensor}"),
         ("model.vocab", model.vocab % tensor == 0, f"{model.vocab} is not divisible by tensor {tensor}",
@@ -115,13 +114,6 @@ def check_model(model: Model, parallel: Parallel, sequence_length: int) -> None:
          "Selective is what compile does by itself", "use None or Full, or compile false"),
     )  # fmt: skip
     check_pipeline(model, parallel)
-
-
-def _refuse(*rules: tuple[str, bool, str, str]) -> None:
-    """Raise Refused for the first rule (field, whether it holds, what is wrong, what would be right) that fails."""
-    for path, holds, wrong, right in rules:
-        if not holds:
-            raise Refused(path, wrong=wrong, right=right)
 
 
 def recomputed(layers: int, fraction: float) -> frozenset[int]:

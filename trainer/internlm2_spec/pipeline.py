@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
-from internlm2_spec.config import Model, Parallel, Refused
+from internlm2_spec.config import Model, Parallel, Refused, refuse
 
 # They split the backward pass into gradients of inputs and, later, of weights.
 ZERO_BUBBLE: Final = frozenset({"InterleavedZeroBubble", "ZBVZeroBubble"})
@@ -97,7 +97,7 @@ def check_pipeline(model: Model, parallel: Parallel) -> None:
         return
     stages, schedule = stage_count(parallel), parallel.schedule
     splits_backward = schedule in ZERO_BUBBLE
-    rules = (
+    refuse(
         ("parallel.pipeline", stages <= model.layers, f"{parallel.pipeline} with {schedule} makes {stages} stages,"
          f" and the model has {model.layers} layers",
          f"use pipeline {max(1, model.layers * parallel.pipeline // stages)} or less"),
@@ -111,6 +111,3 @@ def check_pipeline(model: Model, parallel: Parallel) -> None:
          f"true makes graphs whose backward {schedule} cannot split",
          "use false, or schedule 1F1B or Interleaved1F1B"),
     )  # fmt: skip
-    for path, holds, wrong, right in rules:
-        if not holds:
-            raise Refused(path, wrong=wrong, right=right)
