@@ -11,6 +11,15 @@ KNOWN_URL: Final = "^(s3://[a-z0-9][a-z0-9.-]+(/.*)?|file:///.+)$"
 MAX_URL: Final = 512
 
 
+def known_url(of: str, unless: str = "") -> Rule:
+    """Return the rule that the `url` of an object, named `of` in the message, is one that can be opened."""
+    return Rule(
+        f"{unless}self.url.matches('{KNOWN_URL}')",
+        f"{of} {{self.url}} has no known scheme or no path; write s3://BUCKET/PATH or file:///PATH",
+        at=".url",
+    )
+
+
 class CheckpointSpec(ApiModel):
     """checkpoint says where checkpoints go, how often, and how many are kept."""
 
@@ -50,11 +59,7 @@ class CheckpointSpec(ApiModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            f"self.url.matches('{KNOWN_URL}')",
-            "checkpoint.url {self.url} has no known scheme or no path; write s3://BUCKET/PATH or file:///PATH",
-            at=".url",
-        ),
+        known_url("checkpoint.url"),
         Rule(
             "!self.url.startsWith('s3://') || has(self.secretName)",
             "checkpoint.secretName is missing although checkpoint.url is {self.url};"

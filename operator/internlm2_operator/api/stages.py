@@ -5,13 +5,14 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from internlm2_operator.api.base import ATOMIC, ApiModel, Rule
-from internlm2_operator.api.checkpoint import KNOWN_URL, MAX_URL
+from internlm2_operator.api.checkpoint import MAX_URL, known_url
 from internlm2_operator.api.parallel import ParallelSpec
 from internlm2_spec import config
 
 MAX_SOURCES: Final = 32
 MAX_TOKENS: Final = 2**40  # of a document
 
+_CORPUS_URL: Final = "url is the folder that `internlm2_trainer tokenize` wrote: s3://BUCKET/PATH or file:///PATH."
 _SHARES: Final = "(self.parallel.tensor * self.parallel.context)"  # parts that every sequence is cut into
 _RING: Final = "(self.parallel.context / self.parallel.ulysses)"
 
@@ -22,7 +23,7 @@ class DataSourceSpec(ApiModel):
     url: str = Field(
         min_length=1,
         max_length=MAX_URL,
-        description="url is the folder that `internlm2_trainer tokenize` wrote: s3://BUCKET/PATH or file:///PATH.",
+        description=_CORPUS_URL,
     )
     weight: int = Field(
         default=1,
@@ -46,11 +47,7 @@ class DataSourceSpec(ApiModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            f"self.url.matches('{KNOWN_URL}')",
-            "data.sources url {self.url} has no known scheme or no path; write s3://BUCKET/PATH or file:///PATH",
-            at=".url",
-        ),
+        known_url("data.sources url"),
         Rule(
             "!has(self.maxDocumentTokens) || self.minDocumentTokens <= self.maxDocumentTokens",
             "maxDocumentTokens {self.maxDocumentTokens} is below minDocumentTokens {self.minDocumentTokens};"
@@ -67,7 +64,7 @@ class DataSpec(ApiModel):
         default=None,
         min_length=1,
         max_length=MAX_URL,
-        description="url is the folder that `internlm2_trainer tokenize` wrote: s3://BUCKET/PATH or file:///PATH.",
+        description=_CORPUS_URL,
     )
     sources: tuple[DataSourceSpec, ...] = Field(
         default=(),
@@ -83,11 +80,7 @@ class DataSpec(ApiModel):
             "!has(self.url) || self.sources.size() == 0",
             "data has both url {self.url} and sources; set exactly one of them",
         ),
-        Rule(
-            f"!has(self.url) || self.url.matches('{KNOWN_URL}')",
-            "data.url {self.url} has no known scheme or no path; write s3://BUCKET/PATH or file:///PATH",
-            at=".url",
-        ),
+        known_url("data.url", unless="!has(self.url) || "),
     )
 
     @property
