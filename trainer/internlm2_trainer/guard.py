@@ -67,8 +67,7 @@ def limit(history: History, settings: Guard) -> float:
 def watch(history: History, settings: Guard, loss: float) -> tuple[History, bool]:
     """Take in the loss of a step and say whether it makes a spike: `patience` steps in a row not healthy.
 
-    Losses of a spike never enter the window. After a spike that is only reported the window starts anew,
-    for the loss may stay where it is.
+    Losses of a spike never enter the window. After a spike that is only reported the window starts anew.
     """
     if settings.spike == "Off":
         return history, False
@@ -78,9 +77,12 @@ def watch(history: History, settings: Guard, loss: float) -> tuple[History, bool
     history = replace(history, above=history.above + 1)
     if history.above < settings.patience:
         return history, False
-    if settings.spike == "Report":
-        return replace(history, losses=(), above=0), True
-    return history, True
+    return anew(history) if settings.spike == "Report" else history, True
+
+
+def anew(history: History) -> History:
+    """Return the history with an empty window: a loss that stays where it is becomes the measure."""
+    return replace(history, losses=(), above=0)
 
 
 def latest_healthy(history: History, steps: int) -> int:

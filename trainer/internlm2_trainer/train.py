@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -238,14 +238,14 @@ class Trainer:
     def judge(self, step: int, loss: float) -> int:
         """Return the step to go on from after `step` steps: that one, or an earlier one when the loss has spiked."""
         settings = self.stage.guard
-        limit = guard.limit(self.history, settings)
-        self.history, spiked = guard.watch(self.history, settings, loss)
+        before = self.history
+        self.history, spiked = guard.watch(before, settings, loss)
         if not spiked:
             return step
         self.metrics.spiked()
         healthy = self._roll_back(step, loss) if settings.spike == "RollBack" else step
         if dist.get_rank() == 0:
-            offset = self.history.offset
+            offset, limit = self.history.offset, guard.limit(before, settings)
             say(event="loss-spike", step=step, loss=loss, limit=limit, resumed=healthy, nextBatch=healthy + offset)
         return healthy
 
@@ -262,7 +262,7 @@ class Trainer:
         if restored is None:
             if not math.isfinite(loss):
                 raise Diverged(f"{wrong} and no checkpoint is older; lower optimizer.lr or checkpoint.everySteps")
-            self.history = replace(self.history, losses=(), above=0)
+            self.history = guard.anew(self.history)
             return step
         self._adopt(restored.extra)
         before = History.from_extra(restored.extra["guard"])
