@@ -1,6 +1,7 @@
 """Training runs on synthetic samples, for tests that compare one layout with another."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage, Zero
 from internlm2_spec.contract import Progress, TrainPhase
-from internlm2_trainer import parallelize
+from internlm2_trainer import parallelize, storage
+from internlm2_trainer.checkpoint import Checkpointer
 from internlm2_trainer.mesh import open_mesh
 from internlm2_trainer.metrics import Metrics
 from internlm2_trainer.optim import AdamW, Totals
 from internlm2_trainer.pipeline import open_pipeline
 from internlm2_trainer.region import Region, held
 from internlm2_trainer.stop import StopRequest
+from internlm2_trainer.storage import digest
 from internlm2_trainer.train import Checkpoints, Resumed, Trainer
 from tests import ranks
 
@@ -115,6 +118,11 @@ def whole(tensor: Tensor | None) -> Tensor:
     return full.clone()  # on one rank the whole is the tensor itself
 
 
+def digests(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a digest of each whole tensor."""
+    return {name: digest([whole(tensor).detach().contiguous().numpy().data]) for name, tensor in state.items()}
+
+
 def own(gradient: Tensor | None) -> tuple[Tensor, Region]:
     assert isinstance(gradient, DTensor)
     local, region = held(gradient)
@@ -131,6 +139,15 @@ def trainer(stage: Stage, dtype: torch.dtype | None = None, optimizer: type[Adam
         stage, mesh, device, source, NoCheckpoints(), StopRequest(lambda _: None), metrics(), 1, None,
         model, open_pipeline(stage, mesh, model, device), optimizer(model.parameters(), stage.optimizer),
     )  # fmt: skip
+
+
+def checkpointed(run: Trainer, rank: int, world: int, *, incarnation: str) -> Trainer:
+    """Give a run the checkpoints that its stage asks for."""
+    run.checkpoints = Checkpointer(
+        storage.open_store(run.stage.checkpoint.url), run.stage.checkpoint, stage=run.stage.name,
+        attempt=1, rank=rank, world=world, kv=dist.distributed_c10d._get_default_store(), incarnation=incarnation,
+    )  # fmt: skip
+    return run
 
 
 def metrics() -> Metrics:

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm2_spec.config import DataSource
@@ -14,8 +14,7 @@ from internlm2_spec.contract import ExitCode
 from internlm2_trainer import packing, storage
 from internlm2_trainer.data import Batch, Corpus, DataRefused, Kept, batch, open_corpus
 from tests import servers
-
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+from tests.examples import few
 
 # Ids 0..29 in order, in documents of these lengths: a token's id is its place.
 DOCUMENTS = [list(range(0, 5)), list(range(5, 6)), list(range(6, 14)), list(range(14, 30))]

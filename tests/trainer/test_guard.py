@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm2_spec.config import Checkpoint, Guard, Optimizer, Stage
@@ -16,9 +16,9 @@ from internlm2_spec.contract import ExitCode
 from internlm2_trainer import storage
 from internlm2_trainer.checkpoint import Checkpointer
 from internlm2_trainer.guard import Diverged, History, Rollback, latest_healthy, limit, rolled_back, watch
-from internlm2_trainer.storage import digest
 from internlm2_trainer.train import Trainer
 from tests import ranks
+from tests.examples import few
 from tests.trainer import parity
 
 SETTINGS = Guard(window=8, threshold=5.0, patience=2)
@@ -63,7 +63,6 @@ def test_a_reported_spike_starts_a_new_window_so_that_a_new_level_is_reported_on
     assert (spikes, history.above, history.losses) == ([10], 0, (9.0,) * 8)
 
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 FINITE = st.floats(0.01, 100.0)
 
 
@@ -178,12 +177,7 @@ class Sevens:
 def trainer(stage: Stage, source: Sevens, rank: int, world: int) -> Trainer:
     run = parity.trainer(stage)
     run.source, source.run = source, run
-    group = torch.distributed.distributed_c10d._get_default_store()
-    run.checkpoints = Checkpointer(
-        storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name,
-        attempt=1, rank=rank, world=world, kv=group, incarnation=f"{stage.name}/{next(INCARNATIONS)}",
-    )  # fmt: skip
-    return run
+    return parity.checkpointed(run, rank, world, incarnation=f"{stage.name}/{next(INCARNATIONS)}")
 
 
 INCARNATIONS = itertools.count()
@@ -194,8 +188,7 @@ def outcome(run: Trainer, step: int = 0) -> dict[str, Any]:
     code = run.run(step)
     assert isinstance(run.checkpoints, Checkpointer)
     run.checkpoints.close()
-    with torch.no_grad():
-        weights = {name: digest([p.full_tensor().numpy().data]) for name, p in run.optimizer.parameters.items()}
+    weights = parity.digests(run.optimizer.parameters)
     counters = {
         name: run.metrics.registry.get_sample_value(f"internlm2_train_{name}_total")
         for name in ("loss_spikes", "rollbacks", "skipped_steps")

@@ -4,12 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm2_trainer.mixture import Mixture
+from tests.examples import few
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=6)
 
 

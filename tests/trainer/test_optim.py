@@ -7,15 +7,15 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm2_spec.config import Optimizer, Refused
 from internlm2_trainer.optim import learning_rate
 from tests import ranks
+from tests.examples import few
 from tests.trainer import parity
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 COSINE = Optimizer(lr=1.0, min_lr=0.1, warmup_steps=4)
 WSD = replace(COSINE, schedule="WSD", decay_steps=40, decay="Linear")
 ROOT = replace(WSD, decay="OneMinusSqrt")

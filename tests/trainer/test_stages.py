@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.distributed.tensor import DTensor
 
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Checkpoint, Data, DataSource, Optimizer, Parallel, Stage, Zero
 from internlm2_trainer import packing, storage
 from internlm2_trainer.checkpoint import Checkpointer
 from internlm2_trainer.source import CorpusSource
-from internlm2_trainer.storage import digest
 from internlm2_trainer.train import Trainer
 from tests import ranks
 from tests.trainer import parity
@@ -39,31 +36,22 @@ def moments(state: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in state.items() if name.startswith("optim.")}
 
 
-def digests(run: Trainer) -> dict[str, str]:
-    whole = {name: t.full_tensor() for name, t in run.state().items() if isinstance(t, DTensor)}
-    return {name: digest([t.contiguous().numpy().data]) for name, t in whole.items()}
-
-
 def opened(stage: Stage, rank: int, world: int) -> Trainer:
     run = parity.trainer(stage)
     run.source = CorpusSource.open(stage)
-    run.checkpoints = Checkpointer(
-        storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name, attempt=1, rank=rank, world=world,
-        kv=torch.distributed.distributed_c10d._get_default_store(), incarnation=stage.name,
-    )  # fmt: skip
-    return run
+    return parity.checkpointed(run, rank, world, incarnation=stage.name)
 
 
 def trained(rank: int, world: int, stage: Stage) -> Seen:
     """Do what is left of a stage."""
     run = opened(stage, rank, world)
     step = run.resume()
-    start, updates = digests(run), run.optimizer.updates
+    start, updates = parity.digests(run.state()), run.optimizer.updates
     losses: list[float] = [run.step(step).loss] if step < stage.steps else [0.0]
     run.run(min(step + 1, stage.steps))
     assert isinstance(run.checkpoints, Checkpointer)
     run.checkpoints.close()
-    return Seen(step, updates, start, digests(run), losses[0])
+    return Seen(step, updates, start, parity.digests(run.state()), losses[0])
 
 
 def trained_in_order(rank: int, world: int, stages: tuple[Stage, ...]) -> list[Seen]:

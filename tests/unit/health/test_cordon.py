@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from internlm2_operator.health.cordon import Cordon, Hold, HoldReason, Limits, Mode, decide_cordon
 from internlm2_operator.health.node import FaultNote, NodeRecord
 from internlm2_operator.health.verdict import Blame, Verdict
+from tests.examples import few
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LIMITS = Limits()
@@ -104,10 +105,10 @@ def test_foreign_annotation_proves_no_cordon_of_ours(text: str) -> None:
     assert FaultNote.from_json(text) is None
 
 
-few = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+fewer = settings(few, max_examples=50)
 
 
-@few
+@fewer
 @given(
     st.integers(1, 60),
     st.lists(st.tuples(st.integers(0, 59), st.booleans(), st.integers(0, 900)), max_size=30),

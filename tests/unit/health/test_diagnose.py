@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from internlm2_operator.health.diagnose import AGREEMENT, diagnose
@@ -12,6 +12,7 @@ from internlm2_operator.health.node import NodeRecord, not_ready
 from internlm2_operator.health.signals import Kind, Signal, Source
 from internlm2_operator.health.verdict import Blame
 from internlm2_operator.health.xid import TABLE, Act, rule_of
+from tests.examples import few
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -118,7 +119,6 @@ signals = st.lists(
     ),
     max_size=6,
 )
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 def alone(signal: Signal) -> bool:

@@ -11,6 +11,7 @@ from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.plan import plan
 from internlm2_operator.plan.actions import CreatePod
 from internlm2_operator.plan.snapshot import CheckpointView
+from tests.examples import few
 from tests.unit.plan.world import STEPS, Event, World, bug, job, node, peer
 
 NODES = ("n1", "n2", "n3", "n4", "n5")
@@ -73,7 +74,7 @@ events = st.one_of(
 )
 stories = st.lists(events, min_size=1, max_size=8)
 jobs = st.sampled_from(JOBS)
-few = settings(max_examples=10, deadline=None, derandomize=True, database=None)
+fewer = settings(few, max_examples=10)
 
 
 def told(made: InternLM2Job, story: list[Event]) -> list[World]:
@@ -86,7 +87,7 @@ def told(made: InternLM2Job, story: list[Event]) -> list[World]:
     return worlds
 
 
-@few
+@fewer
 @given(jobs, stories)
 def test_plan_after_apply_is_empty(made: InternLM2Job, story: list[Event]) -> None:
     for world in told(made, story):
@@ -96,7 +97,7 @@ def test_plan_after_apply_is_empty(made: InternLM2Job, story: list[Event]) -> No
         assert again.status == settled.job.status
 
 
-@few
+@fewer
 @given(jobs, stories)
 def test_no_attempt_ever_runs_more_pods_than_nodes_max_and_spares(made: InternLM2Job, story: list[Event]) -> None:
     most = made.spec.nodes.max + made.spec.nodes.spares
@@ -106,7 +107,7 @@ def test_no_attempt_ever_runs_more_pods_than_nodes_max_and_spares(made: InternLM
             assert max(Counter(p.attempt for p in world.live).values(), default=0) <= most
 
 
-@few
+@fewer
 @given(jobs, stories, st.randoms(use_true_random=False))
 def test_plan_is_blind_to_the_order_of_pods_nodes_and_progress(
     made: InternLM2Job, story: list[Event], chance: random.Random
@@ -122,7 +123,7 @@ def test_plan_is_blind_to_the_order_of_pods_nodes_and_progress(
         assert plan(mixed, world.now) == plan(seen, world.now)
 
 
-@few
+@fewer
 @given(jobs, stories)
 def test_pods_are_only_made_on_healthy_free_nodes_one_pod_a_node(made: InternLM2Job, story: list[Event]) -> None:
     for world in told(made, story):
@@ -135,7 +136,7 @@ def test_pods_are_only_made_on_healthy_free_nodes_one_pod_a_node(made: InternLM2
             world = world.applied(step)
 
 
-@few
+@fewer
 @given(jobs, stories, st.integers(0, 3))
 def test_operator_that_dies_between_actions_and_status_changes_nothing(
     made: InternLM2Job, story: list[Event], applied: int
