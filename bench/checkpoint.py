@@ -24,9 +24,10 @@ from torch.distributed import HashStore
 
 from bench.machine import machine
 from internlm2_spec.config import Checkpoint
-from internlm2_trainer import shm, storage
-from internlm2_trainer.checkpoint import Checkpointer
-from internlm2_trainer.memory import Memory
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint.checkpointer import Checkpointer
+from internlm2_trainer.checkpoint.memory import Memory
+from internlm2_trainer.pod import shm
 
 MIB: Final = 2**20
 TENSORS: Final = 16

@@ -23,10 +23,10 @@ from torch._C._distributed_c10d import HashStore
 
 from bench.machine import machine
 from internlm2_spec import config, flops, presets
-from internlm2_trainer import parallelize
-from internlm2_trainer.mesh import open_mesh
-from internlm2_trainer.optim import AdamW
-from internlm2_trainer.peak import peak_flops
+from internlm2_trainer.compute import parallelize
+from internlm2_trainer.compute.mesh import open_mesh
+from internlm2_trainer.compute.optim import AdamW
+from internlm2_trainer.compute.peak import peak_flops
 
 RESULTS: Final = Path(__file__).parent / "results" / "trainer.json"
 SEQUENCE: Final = 256

@@ -27,9 +27,11 @@ from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Model
 from internlm2_spec.manifest import ELEMENT_BYTES, elements
 from internlm2_spec.presets import parameters
-from internlm2_trainer import address, naming, released, shards, storage, verify, weights
-from internlm2_trainer.naming import Format
-from internlm2_trainer.weights import Precision
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint import address, shards, verify
+from internlm2_trainer.weights import convert, naming, released
+from internlm2_trainer.weights.convert import Precision
+from internlm2_trainer.weights.naming import Format
 
 MIB: Final = 2**20
 FILE_BYTES: Final = 64 * MIB
@@ -57,20 +59,20 @@ def prepare(url: str, architecture: Architecture) -> None:
     """Publish random weights as an import of them would."""
     run, folder = storage.open_store(f"{url}/run"), storage.open_store(f"{url}/random")
     named = {each.name: torch.randn(each.shape) for each in naming.tensors(architecture, "internlm2")}
-    staged = {name: weights.whole(tensor) for name, tensor in named.items()}
+    staged = {name: convert.whole(tensor) for name, tensor in named.items()}
     folder.put(released.SINGLE, shards.encode(staged)[0])
-    described = weights.huggingface.config_json(architecture, "internlm2", "float32")
+    described = convert.huggingface.config_json(architecture, "internlm2", "float32")
     folder.put("config.json", [memoryview(json.dumps(described).encode())])
-    weights.import_folder(released.open_folder(folder), folder, run, stage="imported", now=0.0)
+    convert.import_folder(released.open_folder(folder), folder, run, stage="imported", now=0.0)
 
 
 def export(url: str, name: str, format: Format, precision: Precision) -> int:
     """Export the run and return the bytes that were written."""
     step = address.one_step(f"{url}/run")
     manifest = verify.read_manifest(step.store, step.stage, step.step)
-    source = weights.Source(step.store, step.folder, manifest, Architecture.from_extra(manifest.extra, url))
+    source = convert.Source(step.store, step.folder, manifest, Architecture.from_extra(manifest.extra, url))
     destination = storage.open_store(f"{url}/{name}")
-    return weights.export(
+    return convert.export(
         source, destination, format=format, precision=precision, file_bytes=FILE_BYTES, tokenizer={}
     )  # fmt: skip
 
@@ -79,7 +81,7 @@ def come_home(url: str, name: str) -> int:
     """Import an exported folder and return the bytes that were written."""
     source, run = storage.open_store(f"{url}/{name}"), storage.open_store(f"{url}/home-{name}")
     folder = released.open_folder(source)
-    manifest = weights.import_folder(folder, source, run, stage="imported", now=0.0)
+    manifest = convert.import_folder(folder, source, run, stage="imported", now=0.0)
     return sum(elements(t.shape) * ELEMENT_BYTES[t.dtype] for t in manifest.tensors.values())
 
 

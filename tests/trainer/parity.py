@@ -14,16 +14,17 @@ from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage, Zero
 from internlm2_spec.contract import Progress, TrainPhase
-from internlm2_trainer import parallelize, storage
-from internlm2_trainer.checkpoint import Checkpointer
-from internlm2_trainer.mesh import open_mesh
-from internlm2_trainer.metrics import Metrics
-from internlm2_trainer.optim import AdamW, Totals
-from internlm2_trainer.pipeline import open_pipeline
-from internlm2_trainer.region import Region, held
-from internlm2_trainer.stop import StopRequest
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint.checkpointer import Checkpointer
+from internlm2_trainer.checkpoint.region import Region, held
+from internlm2_trainer.compute import parallelize
+from internlm2_trainer.compute.mesh import open_mesh
+from internlm2_trainer.compute.optim import AdamW, Totals
+from internlm2_trainer.compute.pipeline import open_pipeline
+from internlm2_trainer.loop.stop import StopRequest
+from internlm2_trainer.loop.train import Checkpoints, Resumed, Trainer
+from internlm2_trainer.observe.metrics import Metrics
 from internlm2_trainer.storage import digest
-from internlm2_trainer.train import Checkpoints, Resumed, Trainer
 from tests import ranks
 
 SIZES = Model(layers=2, hidden=64, heads=8, kv_heads=4, ffn=128, vocab=256)

@@ -7,8 +7,9 @@ import torch
 
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Model
-from internlm2_trainer import naming, storage
+from internlm2_trainer import storage
 from internlm2_trainer.storage import Store
+from internlm2_trainer.weights import naming
 from tests.trainer.states import checkpointer
 
 SMALL = Architecture(Model(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, vocab=96), 1e6, 64, 2.0)

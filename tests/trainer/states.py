@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from internlm2_spec.config import Checkpoint
 from internlm2_trainer import storage
-from internlm2_trainer.checkpoint import Checkpointer
-from internlm2_trainer.memory import Memory
+from internlm2_trainer.checkpoint.checkpointer import Checkpointer
+from internlm2_trainer.checkpoint.memory import Memory
 from internlm2_trainer.storage import Store
 from tests import servers
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from internlm2_trainer import shm, storage
-from internlm2_trainer.memory import Memory
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint.memory import Memory
+from internlm2_trainer.pod import shm
 from internlm2_trainer.storage import Store
 from tests import ranks
 from tests.trainer.states import checkpointer, flip, key_of, saved, state_of

@@ -13,11 +13,14 @@ from torch import Tensor
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Model
 from internlm2_spec.presets import PRESETS
-from internlm2_trainer import address, parallelize, released, storage, verify, weights
-from internlm2_trainer.attention import DynamicNTK
-from internlm2_trainer.mesh import open_mesh
-from internlm2_trainer.model import InternLM2
-from internlm2_trainer.tensor import local
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint import address, verify
+from internlm2_trainer.compute import parallelize
+from internlm2_trainer.compute.attention import DynamicNTK
+from internlm2_trainer.compute.mesh import open_mesh
+from internlm2_trainer.compute.model import InternLM2
+from internlm2_trainer.compute.tensor import local
+from internlm2_trainer.weights import convert, released
 from tests import ranks
 from tests.trainer import parity
 from tests.trainer.states import checkpointer
@@ -150,16 +153,16 @@ def export(of: Architecture, state: dict[str, Tensor], folder: Path) -> None:
     url = f"file://{folder}/run"
     checkpointer(storage.open_store(url)).save(1, state, of.to_extra(), wait=True)
     step = address.one_step(url)
-    source = weights.Source(step.store, step.folder, verify.read_manifest(step.store, step.stage, step.step), of)
+    source = convert.Source(step.store, step.folder, verify.read_manifest(step.store, step.stage, step.step), of)
     destination = storage.open_store(f"file://{folder}/out")
-    weights.export(source, destination, format="llama", precision="fp32", file_bytes=10**6, tokenizer={})
+    convert.export(source, destination, format="llama", precision="fp32", file_bytes=10**6, tokenizer={})
 
 
 def come_home(of: Architecture, folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     """Import what transformers saved and load it into an empty state."""
     source, run = (storage.open_store(f"file://{folder}/{name}") for name in ("back", "home"))
     opened = released.open_folder(source)
-    weights.import_folder(opened, source, run, stage="imported", now=0.0)
+    convert.import_folder(opened, source, run, stage="imported", now=0.0)
     state = {name: torch.zeros_like(tensor) for name, tensor in random_state(of.model).items()}
     restored = checkpointer(run).init_from("imported", state)
     return Architecture.from_extra(json.loads(json.dumps(restored.extra)), "home"), state

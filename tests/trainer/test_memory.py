@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from internlm2_spec import layout, memory
 from internlm2_spec.config import Model, Parallel, Stage, Zero
 from internlm2_spec.pipeline import Part
-from internlm2_trainer.train import Trainer
+from internlm2_trainer.loop.train import Trainer
 from tests import ranks
 from tests.trainer import parity
 from tests.trainer.parity import Samples

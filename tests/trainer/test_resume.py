@@ -9,7 +9,7 @@ import pytest
 
 from internlm2_spec.config import Stage
 from internlm2_trainer import storage
-from internlm2_trainer.memory import Memory
+from internlm2_trainer.checkpoint.memory import Memory
 from tests import ranks
 from tests.trainer import parity
 from tests.trainer.states import checkpointer

@@ -9,10 +9,11 @@ import pytest
 
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Checkpoint, Data, DataSource, Optimizer, Parallel, Stage, Zero
-from internlm2_trainer import packing, storage
-from internlm2_trainer.checkpoint import Checkpointer
-from internlm2_trainer.source import CorpusSource
-from internlm2_trainer.train import Trainer
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint.checkpointer import Checkpointer
+from internlm2_trainer.data import packing
+from internlm2_trainer.data.source import CorpusSource
+from internlm2_trainer.loop.train import Trainer
 from tests import ranks
 from tests.trainer import parity
 

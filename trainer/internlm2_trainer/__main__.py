@@ -9,27 +9,27 @@ def main(arguments: list[str]) -> int:
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb == "train":
         options = _train_options(rest)
-        from internlm2_trainer import rank
+        from internlm2_trainer.pod import rank
 
         return rank.main(options.config)
     if verb == "agent":
-        from internlm2_trainer import agent
+        from internlm2_trainer.pod import agent
 
         return agent.main(rest)
     if verb == "checkpoint":
-        from internlm2_trainer import checkpoint_cli
+        from internlm2_trainer.cli import checkpoint
 
-        return checkpoint_cli.main(rest)
+        return checkpoint.main(rest)
     if verb == "tokenize":
-        from internlm2_trainer import tokenize
+        from internlm2_trainer.cli import tokenize
 
         return tokenize.main(rest)
     if verb == "estimate":
-        from internlm2_trainer import estimate
+        from internlm2_trainer.cli import estimate
 
         return estimate.main(rest)
     if verb == "train-tokenizer":
-        from internlm2_trainer import tokenizer
+        from internlm2_trainer.cli import tokenizer
 
         return tokenizer.main(rest)
     print(_USAGE, file=sys.stdout if verb in ("-h", "--help") else sys.stderr)

@@ -1,0 +1,44 @@
+"""Whose fault an ended process is."""
+
+import pytest
+from torch.distributed import DistNetworkError, DistStoreError
+
+from internlm2_spec.config import Refused
+from internlm2_spec.contract import ExitCode, FailureClass, Termination
+from internlm2_trainer.pod import ending
+
+
+@pytest.mark.parametrize(
+    ("error", "failure", "code"),
+    [
+        (Refused("parallel.tensor", wrong="3", right="use 1"), FailureClass.USER, ExitCode.CONFIG),
+        (Refused("data.url", wrong="gone", right="make it"), FailureClass.USER, ExitCode.DATA),
+        (ZeroDivisionError("x"), FailureClass.USER, ExitCode.BUG),
+        (RuntimeError("[gloo/tcp/pair.cc:545] Read error: Connection reset by peer"), FailureClass.PEER, 1),
+        (DistNetworkError("gone"), FailureClass.PEER, 1),
+        (DistStoreError("gone"), FailureClass.PEER, 1),
+        (RuntimeError("CUDA error: uncorrectable ECC error"), FailureClass.INFRASTRUCTURE, 1),
+        (RuntimeError("shape mismatch"), FailureClass.USER, ExitCode.BUG),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_an_error_is_blamed_on_whom_it_concerns(error: Exception, failure: FailureClass, code: int) -> None:
+    end = ending.explain(error, rank=3, step=7)
+
+    assert (end.failure, end.exit_code, end.rank, end.step) == (failure, code, 3, 7)
+
+
+def test_a_refusal_is_one_line_without_traceback() -> None:
+    end = ending.explain(Refused("parallel.tensor", wrong="3 does not divide", right="use 1, 2, 4"))
+
+    assert end.message == "parallel.tensor: 3 does not divide; use 1, 2, 4"
+    assert end.traceback == ""
+
+
+def test_the_first_failure_that_is_more_than_a_lost_peer_is_to_blame() -> None:
+    peer = Termination(FailureClass.PEER, "PeerLost", 1, rank=0)
+    bug = Termination(FailureClass.USER, "ValueError", ExitCode.BUG, rank=2)
+
+    assert ending.blame([peer, bug]).reason == "ValueError"
+    assert ending.blame([peer, bug]).first_failing_rank == 2
+    assert ending.blame([peer]).reason == "PeerLost"

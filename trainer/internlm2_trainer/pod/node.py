@@ -1,0 +1,221 @@
+"""This node's ranks: started together after each rendezvous, watched, restarted or given up together."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, Final
+
+from torch.distributed import DistError
+from torch.distributed.elastic.agent.server.api import (
+    RunResult,
+    SimpleElasticAgent,
+    WorkerGroup,
+    WorkerSpec,
+    WorkerState,
+)
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
+
+from internlm2_spec.contract import ENV_INCARNATION, FINAL_EXIT_CODES, ExitCode, FailureClass, Termination
+from internlm2_trainer.observe.output import say
+from internlm2_trainer.pod import ending
+from internlm2_trainer.pod.interrupt import StopRequested
+from internlm2_trainer.pod.rendezvous import Rendezvous
+
+# How long ranks may take to end by themselves once one of them has, or once the store is lost.
+GRACE_SECONDS: Final = 5.0
+EXIT_BARRIER_SECONDS: Final = 30.0
+MONITOR_SECONDS: Final = 0.1
+
+# A lost peer is nobody's restart, but a network that never connects must not restart for ever.
+PEER_RESTARTS_PER_RESTART: Final = 10
+
+_STOPPED: Final = Termination(FailureClass.STOPPED, "StoppedOnRequest", ExitCode.STOPPED)
+
+
+class Node(SimpleElasticAgent):
+    """torch's elastic agent with ranks of its own making, and with exit codes that mean something."""
+
+    def __init__(
+        self, rendezvous: Rendezvous, *, ranks: int, verb: list[str], folder: Path, max_restarts: int,
+        shutdown_seconds: float,
+    ) -> None:  # fmt: skip
+        spec = WorkerSpec(
+            role="trainer", local_world_size=ranks, rdzv_handler=rendezvous.handler, entrypoint="internlm2_trainer",
+            max_restarts=max_restarts, monitor_interval=MONITOR_SECONDS,
+        )  # fmt: skip
+        super().__init__(spec, exit_barrier_timeout=EXIT_BARRIER_SECONDS)
+        self.rendezvous = rendezvous
+        self.verb = verb
+        self.folder = folder
+        self.shutdown_seconds = shutdown_seconds
+        self.processes: list[ForkServerProcess] = []
+        self.incarnation = 0
+        self.peer_restarts = PEER_RESTARTS_PER_RESTART * (max_restarts + 1)
+        self.end = _STOPPED
+
+    def run_to_the_end(self) -> Termination:
+        """Run until done, given up or stopped, and return how that came about."""
+        try:
+            result = self.run()
+        except StopRequested:
+            return self._stop_ranks()
+        except RendezvousClosedError as error:
+            return self._closed(str(error))
+        except (RendezvousError, DistError) as error:
+            return self._lost(error)
+        if result is None:  # a spare, and the members are done
+            return self._closed("the members ended")
+        if result.state is WorkerState.SUCCEEDED:
+            self.end = Termination(FailureClass.DONE, "Completed", ExitCode.DONE)
+        if self.end.exit_code in (ExitCode.DONE, ExitCode.BUG, *FINAL_EXIT_CODES):
+            # Nothing that a replacement of this node could cure: nobody shall wait for one.
+            self._part(lambda: self.rendezvous.close(self.end.exit_code))
+        else:
+            self._part(self.rendezvous.handler.leave)
+        return self.end
+
+    def kill(self) -> bool:
+        """Kill the ranks that run, and return whether any did."""
+        running = [process for process in self.processes if process.is_alive()]
+        for process in running:
+            process.kill()
+        for process in running:
+            process.join()
+        return bool(running)
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        ending.collect(self.folder)  # what ranks left that were stopped is no news
+        context = multiprocessing.get_context("forkserver")
+        self.processes = []
+        for worker in worker_group.workers:
+            environment = {
+                "RANK": str(worker.global_rank),
+                "WORLD_SIZE": str(worker.world_size),
+                "LOCAL_RANK": str(worker.local_rank),
+                "LOCAL_WORLD_SIZE": str(len(worker_group.workers)),
+                "MASTER_ADDR": str(worker_group.master_addr),
+                "MASTER_PORT": str(worker_group.master_port),
+                ENV_INCARNATION: str(self.incarnation),
+            }
+            process = context.Process(target=run_rank, args=(environment, self.verb), name=f"rank{worker.global_rank}")
+            process.start()
+            self.processes.append(process)
+        say(
+            event="ranks-started",
+            ranks=[worker.global_rank for worker in worker_group.workers],
+            pids=[process.pid for process in self.processes],
+            world=worker_group.workers[0].world_size,
+            incarnation=self.incarnation,
+            time=time.time(),
+        )
+        self.incarnation += 1
+        return {local_rank: process.pid for local_rank, process in enumerate(self.processes)}
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        codes = [process.exitcode for process in self.processes]
+        if all(code == 0 for code in codes):
+            return RunResult(WorkerState.SUCCEEDED, return_values={w.global_rank: None for w in worker_group.workers})
+        if not any(codes):
+            return RunResult(WorkerState.HEALTHY)
+        self.end = self._settle()
+        if self.end.exit_code in FINAL_EXIT_CODES:
+            self._remaining_restarts = 0
+        elif self.end.failure is FailureClass.PEER and self.peer_restarts > 0:
+            self.peer_restarts -= 1
+            self._remaining_restarts += 1  # which the caller takes away again
+        say(event="ranks-failed", reason=self.end.reason, rank=self.end.rank, restartsLeft=self._remaining_restarts)
+        return RunResult(WorkerState.FAILED)
+
+    def _settle(self) -> Termination:
+        """Let the ranks end within the grace, kill the rest, and return what explains the failure."""
+        _wait(self.processes, GRACE_SECONDS)
+        ranks = [worker.global_rank for worker in self._worker_group.workers]
+        ended = [(rank, process) for rank, process in zip(ranks, self.processes, strict=True) if process.exitcode]
+        explained = ending.collect(self.folder)
+        known = {pid for pid, _ in explained}
+        silent = [_silent(rank, process.exitcode or 0) for rank, process in ended if process.pid not in known]
+        self.kill()
+        return ending.blame([*silent, *(end for _, end in explained)] or [_STOPPED])
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002
+        # They are ending already, or a member is lost and no step of theirs can finish: nothing to wait for.
+        self.kill()
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        """Called by torch on every way out. Ending the ranks is left to `run_to_the_end`, which knows why."""
+
+    def _stop_ranks(self) -> Termination:
+        """Ask the ranks for a last checkpoint, wait for it, and return how it went."""
+        running = [process for process in self.processes if process.is_alive()]
+        for process in running:
+            process.terminate()
+        _wait(running, self.shutdown_seconds)
+        if self.kill():
+            message = f"ranks were still running {self.shutdown_seconds:.0f} s after SIGTERM"
+            return Termination(FailureClass.INFRASTRUCTURE, "ShutdownTimeout", ending.INFRASTRUCTURE_EXIT_CODE, message)
+        explained = [end for _, end in ending.collect(self.folder)]
+        # A rank that had not begun to train has no handler yet, leaves no word and has nothing to save.
+        return ending.blame(explained) if explained else _STOPPED
+
+    def _closed(self, message: str) -> Termination:
+        self.kill()
+        code = self.rendezvous.ended_with()
+        if code is None or code == ExitCode.DONE:
+            return Termination(FailureClass.DONE, "RendezvousClosed", ExitCode.DONE, message)
+        failure = FailureClass.STOPPED if code == ExitCode.STOPPED else FailureClass.PEER
+        return Termination(failure, "RendezvousClosed", code, message)
+
+    def _lost(self, error: Exception) -> Termination:
+        """Return how this node ends without the store: its ranks may have just finished, or lost peers too."""
+        _wait(self.processes, GRACE_SECONDS)
+        explained = [end for _, end in ending.collect(self.folder)]
+        if not self.kill() and explained and ending.blame(explained).failure is not FailureClass.PEER:
+            return ending.blame(explained)
+        return Termination(FailureClass.PEER, "RendezvousLost", ending.INFRASTRUCTURE_EXIT_CODE, str(error)[:512])
+
+    def _part(self, how: Callable[[], None]) -> None:
+        try:
+            how()
+        except (RendezvousError, DistError) as error:
+            say(event="rendezvous-not-told", reason=str(error)[:200])
+
+
+def run_rank(environment: dict[str, str], verb: list[str]) -> None:
+    """Be one rank, in a process forked from the server. Does not return."""
+    from internlm2_trainer.__main__ import main
+
+    os.environ.update(environment)
+    _name_process(f"rank{environment['RANK']}")
+    code = main(verb)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not the interpreter's way out: it would wait for an upload thread that may have lost its peers.
+    os._exit(code)
+
+
+def _name_process(name: str) -> None:
+    """Let ps, top and whoever looks for one rank tell the forked processes apart, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def _silent(rank: int, exit_code: int) -> Termination:
+    """Explain a rank that left no word: killed, most often."""
+    how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"code {exit_code}"
+    return Termination(
+        FailureClass.INFRASTRUCTURE, "RankKilled", ending.INFRASTRUCTURE_EXIT_CODE, f"rank {rank} ended by {how}", rank
+    )
+
+
+def _wait(processes: list[ForkServerProcess], seconds: float) -> None:
+    """Wait until all have ended, `seconds` at most."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))

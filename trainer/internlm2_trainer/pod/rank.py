@@ -1,0 +1,199 @@
+"""One rank from its environment to its exit code."""
+
+import datetime
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+
+from internlm2_spec import config, layout, memory
+from internlm2_spec.config import Stage
+from internlm2_spec.contract import (
+    ENV_ATTEMPT,
+    ENV_INCARNATION,
+    ENV_MEMORY_DIR,
+    ENV_METRICS_PORT,
+    METRICS_PORT,
+    ExitCode,
+    FailureClass,
+    Progress,
+    Termination,
+    TrainPhase,
+)
+from internlm2_trainer import storage
+from internlm2_trainer.checkpoint.checkpointer import Checkpointer
+from internlm2_trainer.checkpoint.memory import Memory, node_limit
+from internlm2_trainer.compute import parallelize
+from internlm2_trainer.compute.mesh import open_mesh
+from internlm2_trainer.compute.optim import AdamW
+from internlm2_trainer.compute.peak import peak_flops
+from internlm2_trainer.compute.pipeline import open_pipeline
+from internlm2_trainer.data.source import CorpusSource
+from internlm2_trainer.loop.stop import StopRequest
+from internlm2_trainer.loop.train import Trainer
+from internlm2_trainer.observe.metrics import Metrics
+from internlm2_trainer.observe.output import say
+from internlm2_trainer.pod import ending, exhausted
+
+# A lost member ends a hang long before this: the agent stops ranks as soon as a spare waits to join.
+GROUP_TIMEOUT: Final = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this rank stands, as its launcher says. Without a launcher: alone."""
+
+    rank: int
+    world: int
+    local_rank: int
+    attempt: int
+    incarnation: int
+    metrics_port: int
+    local_world: int
+
+    @classmethod
+    def from_environment(cls) -> "Place":
+        read = {key: int(os.environ.get(key, default)) for key, default in (
+            ("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), (ENV_ATTEMPT, 1), (ENV_INCARNATION, 0),
+            (ENV_METRICS_PORT, METRICS_PORT), ("LOCAL_WORLD_SIZE", 1),
+        )}  # fmt: skip
+        return cls(*read.values())
+
+    def memory(self) -> Memory | None:
+        """Return where this rank's copies outlive it; None without an agent, whose folder that is."""
+        folder = os.environ.get(ENV_MEMORY_DIR)
+        return Memory(Path(folder), self.local_rank, limit_bytes=node_limit(self.local_world)) if folder else None
+
+
+def main(config_path: str) -> int:
+    """Train the stage that `config_path` describes and return the exit code of the contract.
+
+    Whatever ends this rank is explained in one JSON object for the agent or the kubelet; a user's
+    mistake is also one line on stderr, and anything else its traceback.
+    """
+    place = Place.from_environment()
+    metrics = Metrics(_first_progress(place))
+    stage = None
+    try:
+        stage = config.read(config_path)
+        code = _train(stage, place, metrics)
+    except Exception as error:
+        advice = _advice(stage, place.world) if stage and ending.out_of_memory(error) else ""
+        end = ending.explain(error, rank=place.rank, step=metrics.progress.step, advice=advice)
+        print(end.traceback or end.message, file=sys.stderr, flush=True)
+    else:
+        failure = FailureClass.DONE if code is ExitCode.DONE else FailureClass.STOPPED
+        reason = "Completed" if code is ExitCode.DONE else "StoppedOnRequest"
+        end = Termination(failure, reason, code, rank=place.rank, step=metrics.progress.step)
+    ending.record(end)
+    return end.exit_code
+
+
+def _advice(stage: Stage, world: int) -> str:
+    return exhausted.advice(stage, world, memory.CUDA if torch.cuda.is_available() else memory.CPU)
+
+
+def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
+    layout.check(stage, place.world)
+    device = _prepare_device(place.local_rank)
+    _serve(metrics, place)
+    kv = _join_group(place, device)
+    checkpoints = Checkpointer(
+        storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name,
+        attempt=place.attempt, rank=place.rank, world=place.world, kv=kv, memory=place.memory(),
+    )  # fmt: skip
+    trainer = _assemble(stage, place, metrics, device, checkpoints)
+    step = _resume(trainer, checkpoints, place)
+    trainer.stop.listen()
+    metrics.enter(TrainPhase.STEP)
+    code = trainer.run(step)
+    if place.rank == 0:
+        say(event="done" if code is ExitCode.DONE else "stopped", step=metrics.progress.step, attempt=place.attempt)
+    metrics.enter(TrainPhase.DONE)
+    checkpoints.close()
+    # Rank 0 hosts the store: nobody may need it any more when it goes.
+    dist.barrier()
+    dist.destroy_process_group()
+    return code
+
+
+def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device, checkpoints: Checkpointer) -> Trainer:
+    mesh = open_mesh(stage.model, stage.parallel, device.type)
+    model = parallelize.build(stage, mesh, device)
+    source = CorpusSource.open(stage)
+    stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))
+    return Trainer(
+        stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
+        peak_flops(device, warn=place.rank == 0),
+        model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
+    )  # fmt: skip
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpointer, place: Place) -> int:
+    trainer.metrics.enter(TrainPhase.LOAD)
+    checkpoints.acquire_fence()
+    step = trainer.resume()
+    trainer.metrics.resumed(step)
+    if place.rank == 0:
+        tier = checkpoints.restored.tier if checkpoints.restored else None
+        say(event="resumed", step=step, tier=tier, world=place.world, attempt=place.attempt, time=time.time())
+    return step
+
+
+def _prepare_device(local_rank: int) -> torch.device:
+    """Return this rank's device, set up so that the same layout gives the same bits twice."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # the order of a parallel sum would depend on the machine
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def _serve(metrics: Metrics, place: Place) -> None:
+    if place.local_rank == 0:
+        try:
+            metrics.serve(place.metrics_port)
+        except OSError as error:  # a second trainer on a laptop: training matters more
+            say(event="metrics-not-served", port=place.metrics_port, reason=str(error))
+
+
+def _join_group(place: Place, device: torch.device) -> Store:
+    """Join the default process group, and return a store that its ranks share for other things.
+
+    That store is a client of its own: whoever waits in it does not hold up the group's.
+    """
+    store: Store = HashStore()
+    kv = store
+    if place.world > 1:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, place.world, is_master=place.rank == 0, timeout=GROUP_TIMEOUT)
+        kv = TCPStore(host, port, place.world, is_master=False, timeout=GROUP_TIMEOUT)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=GROUP_TIMEOUT)
+    return PrefixStore("internlm2", kv)
+
+
+def _first_progress(place: Place) -> Progress:
+    now = time.time()
+    return Progress(
+        phase=TrainPhase.INIT, rank=place.rank, world=place.world, attempt=place.attempt,
+        incarnation=place.incarnation, started_step=0, step=0, step_time=now, started_time=now,
+        first_step_time=None, loss=None, tokens_per_second=None, mfu=None, checkpoint_step=None, checkpoint_time=None,
+    )  # fmt: skip
+
+
+def _record_hang(place: Place, metrics: Metrics, seconds: float) -> None:
+    message = f"asked to stop, but no step finished within {seconds:.0f} s; stacks are on stderr"
+    ending.record(
+        Termination(
+            FailureClass.INFRASTRUCTURE, "Hang", ExitCode.HANG, message, rank=place.rank, step=metrics.progress.step
+        )
+    )
