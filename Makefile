@@ -44,7 +44,7 @@ test-e2e: tools ## the whole lab: real kubelets, torchrun, Prometheus, S3
 fmt: ## format and fix what ruff can
 	@$(BIN)/ruff check --fix-only . && $(BIN)/ruff format .
 
-generate: ## write the CRD and the API reference from the models
+generate: ## write the CRD, the API reference and the page of metrics
 	@$(RUN) -m internlm2_operator.api
 
 train-local: ## train internlm2-tiny in one process, no Kubernetes, no root

@@ -83,7 +83,6 @@ class RandomSource:
 class NoCheckpoints(Checkpoints):
     published = None
     remembered = None
-    stall_seconds = 0.0
     skipped = 0
 
     def restore(self, state: dict[str, Tensor]) -> Resumed | None:  # noqa: ARG002
@@ -107,10 +106,10 @@ class Recording(AdamW):
 
     gradients: dict[str, tuple[Tensor, Region]] | None = None
 
-    def reduce(self, loss: Tensor, *, copies: int, stop: bool) -> Totals:
+    def reduce(self, loss: Tensor, **settings: Any) -> Totals:
         if self.gradients is None:
             self.gradients = {name: own(p.grad) for name, p in self.parameters.items()}
-        return super().reduce(loss, copies=copies, stop=stop)
+        return super().reduce(loss, **settings)
 
 
 def whole(tensor: Tensor | None) -> Tensor:

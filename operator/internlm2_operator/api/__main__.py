@@ -1,4 +1,4 @@
-"""Write what is generated from the API models: the CRD of the chart and the reference page.
+"""Write what is generated: the CRD of the chart and its reference page from the API models, the page of metrics.
 
 python -m internlm2_operator.api [--root FOLDER] [--check]
 """
@@ -10,12 +10,16 @@ from typing import Any, Final
 
 import yaml
 
-from internlm2_operator.api import crd, reference
+from internlm2_operator.api import crd, metrics, reference
 from internlm2_spec.config import Refused
 
 SOURCE: Final = "Generated from operator/internlm2_operator/api by `python -m internlm2_operator.api`; do not edit."
 CRD_PATH: Final = "charts/internlm2-operator/crds/internlm2jobs.yaml"
 PAGE_PATH: Final = "docs/reference/internlm2job.md"
+METRICS_PATH: Final = "docs/metrics.md"
+METRICS_SOURCE: Final = (
+    "Generated from trainer/internlm2_spec/metrics.py by `python -m internlm2_operator.api`; do not edit."
+)
 
 
 class _Plain(yaml.SafeDumper):
@@ -28,7 +32,11 @@ class _Plain(yaml.SafeDumper):
 def generated() -> dict[str, str]:
     """Return the text of every generated file by its path in the repository."""
     body = yaml.dump(crd.definition(), Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
-    return {CRD_PATH: f"# {SOURCE}\n{body}", PAGE_PATH: f"<!-- {SOURCE} -->\n\n{reference.page()}"}
+    return {
+        CRD_PATH: f"# {SOURCE}\n{body}",
+        PAGE_PATH: f"<!-- {SOURCE} -->\n\n{reference.page()}",
+        METRICS_PATH: f"<!-- {METRICS_SOURCE} -->\n\n{metrics.page()}",
+    }
 
 
 def stale(root: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """A step that must not count: all ranks leave it out together, whatever the layout."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -42,13 +43,13 @@ class Poisoned(AdamW):
 
     value: float | None = None
 
-    def reduce(self, loss: torch.Tensor, *, copies: int, stop: bool) -> Totals:
+    def reduce(self, loss: torch.Tensor, **settings: Any) -> Totals:
         if self.value is not None:
             gradient = next(p.grad for name, p in self.parameters.items() if "wqkv" in name)
             assert gradient is not None
             local(gradient).view(-1)[3] = self.value
             self.value = None
-        return super().reduce(loss, copies=copies, stop=stop)
+        return super().reduce(loss, **settings)
 
 
 def skip_then_step(rank: int, world: int, cases: list[tuple[Stage, float]]) -> list[object]:

@@ -3,6 +3,7 @@
 import math
 import urllib.request
 
+from internlm2_spec import metrics as catalogue
 from internlm2_spec.contract import Progress, TrainPhase
 from tests.trainer import parity
 
@@ -44,3 +45,9 @@ def get(port: int, path: str) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as reply:
         body: bytes = reply.read()
     return body.decode()
+
+
+def test_every_metric_of_the_catalogue_is_registered_and_no_other() -> None:
+    registered = {family.name: (family.type, family.documentation) for family in parity.metrics().registry.collect()}
+    listed = {each.name.removesuffix("_total"): (each.kind, each.meaning) for each in catalogue.TRAINER}
+    assert registered == listed

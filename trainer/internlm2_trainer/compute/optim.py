@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,7 +10,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Optimizer
+from internlm2_spec.metrics import Part
 from internlm2_trainer.compute.tensor import local
+from internlm2_trainer.observe.stopwatch import Stopwatch
 
 EPS = 1e-8
 
@@ -68,7 +71,7 @@ class AdamW:
             state[f"{name}.exp_avg_sq"] = _like(parameter, self.squares[name])
         return state
 
-    def reduce(self, loss: Tensor, *, copies: int, stop: bool) -> Totals:
+    def reduce(self, loss: Tensor, *, copies: int, stop: bool, watch: Stopwatch[Any] | None = None) -> Totals:
         """Sum loss and squared gradient norm over all ranks, and whether any wants to stop: one all-reduce.
 
         `loss` is this rank's share, held by `copies` tensor ranks alike; 0 on a pipeline rank without head.
@@ -76,7 +79,11 @@ class AdamW:
         squared = sum((self._squared_norm(name) for name in self.parameters), torch.zeros((), device=loss.device))
         totals = torch.stack((loss.detach() / copies, squared, torch.tensor(float(stop), device=loss.device)))
         totals = totals.double()
+        if watch:
+            watch.enter(Part.COMMUNICATION)
         dist.all_reduce(totals)
+        if watch:
+            watch.enter(Part.OPTIMIZER)
         total_loss, total_squared, stops = totals.tolist()
         return Totals(total_loss, math.sqrt(total_squared), stops > 0)
 

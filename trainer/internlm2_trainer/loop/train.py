@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from internlm2_spec import flops, layout
+from internlm2_spec import flops, layout, memory
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import ExitCode, TrainPhase
+from internlm2_spec.metrics import Cause, Part
 from internlm2_trainer.compute import context, optim, parallelize
 from internlm2_trainer.compute.loss import IGNORED_LABEL
 from internlm2_trainer.compute.mesh import Mesh
@@ -23,9 +24,13 @@ from internlm2_trainer.compute.pipeline import MicroBatch, Pipeline
 from internlm2_trainer.data.windows import Batch
 from internlm2_trainer.loop import guard
 from internlm2_trainer.loop.guard import Diverged, History
+from internlm2_trainer.loop.reached import Reached
 from internlm2_trainer.loop.stop import StopRequest
+from internlm2_trainer.observe import goodput, process, straggler
+from internlm2_trainer.observe.clock import open_stopwatch, watch_layers
 from internlm2_trainer.observe.metrics import Metrics
 from internlm2_trainer.observe.output import say
+from internlm2_trainer.observe.stopwatch import Stopwatch
 
 
 class Samples(Protocol):
@@ -65,8 +70,6 @@ class Checkpoints(Protocol):
     @property
     def remembered(self) -> int | None: ...
     @property
-    def stall_seconds(self) -> float: ...
-    @property
     def skipped(self) -> int: ...
     def restore(self, state: dict[str, Tensor]) -> Resumed | None: ...
     def init_from(self, stage: str, state: dict[str, Tensor], *, moments: bool = False) -> Resumed: ...
@@ -95,6 +98,16 @@ class Trainer:
     tokens: int = 0
     pairs: Tensor | None = None
     seen_checkpoint: int = -1
+    reached: Reached = field(default_factory=lambda: Reached(None))
+    watch: Stopwatch[Any] = field(init=False)
+    own_nanoseconds: int = 0  # what this rank worked by itself in the newest step that is settled
+    work: Tensor | None = None  # the same of all ranks [R] int64
+
+    def __post_init__(self) -> None:
+        self.watch = open_stopwatch(self.device)
+        watch_layers(self.watch, [layer for part in self.model.parts.values() for layer in part.model.layers.values()])
+        precision = memory.CUDA if self.device.type == "cuda" else memory.CPU
+        self.metrics.set(estimated_bytes=memory.of_stage(self.stage, dist.get_world_size(), precision).total)
 
     def run(self, step: int) -> ExitCode:
         """Train from `step` to the stage's end, or to the step at which some rank was asked to stop.
@@ -118,24 +131,52 @@ class Trainer:
             elif settings.memory_every_steps and step % settings.memory_every_steps == 0:
                 self.remember(step)
             self.notice_published()
+        self._end_steps()
         return ExitCode.DONE if step == self.stage.steps else ExitCode.STOPPED
 
     def step(self, step: int) -> Totals:
         """Do optimizer step `step` (from 0) and say how it went."""
         started = time.perf_counter()
-        batches = self.batches(step)
-        data_wait = time.perf_counter() - started
+        self.watch.begin()
+        loss = self.forward_backward(self.batches(step))
         totals = self.optimizer.reduce(
-            self.forward_backward(batches), copies=self.mesh.degrees.tensor, stop=self.stop.requested
+            loss, copies=self.mesh.degrees.tensor, stop=self.stop.requested, watch=self.watch
         )
+        self._compare()  # before the update is on its way, which reading would wait for
         rate = optim.learning_rate(self.stage.optimizer, step=step, steps=self.stage.steps)
-        if not self.optimizer.step(rate, totals.gradient_norm):
+        updated = self.optimizer.step(rate, totals.gradient_norm)
+        self.watch.enter(Part.OTHER)
+        self._book(step + 1, updated=updated)
+        if not updated:
             self._skipped(step + 1, totals)
         self.tokens += self.stage.global_batch_tokens
         seconds = time.perf_counter() - started
         self.stop.step_finished(seconds)
-        self._report(step + 1, totals, seconds=seconds, data_wait=data_wait)
+        self._report(step + 1, totals, seconds=seconds)
         return totals
+
+    def _book(self, step: int, *, updated: bool) -> None:
+        """Book the time of a step on its cause, and note where that of the one before went: it is known by now."""
+        given_up = max((each.noticed for each in self.history.rollbacks), default=0)
+        self.metrics.spent(goodput.cause_of(step, updated=updated, given_up=given_up, reached=self.reached.before))
+        self.reached.note(step)
+        self._settle()
+
+    def _compare(self) -> None:
+        """Note how long each rank worked in the step before the last: it was sent with the labels of this one."""
+        if self.work is not None and any(nanoseconds := self.work.tolist()):
+            self.metrics.compared(straggler.spread([each / 1e9 for each in nanoseconds]))
+
+    def _end_steps(self) -> None:
+        self.watch.end()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._settle()
+
+    def _settle(self) -> None:
+        if window := self.watch.settle():
+            self.metrics.split(window)
+            self.own_nanoseconds = round(window.own_seconds * 1e9)
 
     def forward_backward(self, batches: list[Samples]) -> Tensor:
         """Accumulate gradients of the mean loss over the labels of all ranks; return this rank's share of it."""
@@ -146,12 +187,20 @@ class Trainer:
         return self._accumulate(micro_batches, labels)
 
     def _count(self, batches: list[Samples]) -> Tensor:
-        """Return the labels of all ranks, and note how many tokens one attends to on average, for the MFU."""
+        """Return the labels of all ranks, and note how many tokens one attends to on average, for the MFU.
+
+        Each rank's work goes along, in a place of its own: integers, so that nothing is rounded.
+        """
         counts = torch.stack(
             [torch.stack(((one.labels != IGNORED_LABEL).sum(), (2 * one.positions + 1).sum())) for one in batches]
         )
-        counts = counts.sum(0).to(self.device)
+        own = torch.zeros(dist.get_world_size(), dtype=torch.int64)
+        own[dist.get_rank()] = self.own_nanoseconds
+        counts = torch.cat((counts.sum(0), own)).to(self.device)
+        self.watch.enter(Part.COMMUNICATION)
         dist.all_reduce(counts)
+        self.watch.enter(Part.FORWARD_BACKWARD)
+        counts, self.work = counts[:2], counts[2:]
         # Every rank of a tensor group and of a pipeline counted the same tokens.
         labels, squares = counts // (self.mesh.degrees.tensor * self.mesh.degrees.pipeline)
         # A document's odd numbers add up to its square, of which the causal half counts.
@@ -189,14 +238,17 @@ class Trainer:
         # Documents stay whole: they say which keys of other ranks a token sees.
         return Batch(batch.tokens[:, mine], batch.labels[:, mine], batch.positions[:, mine], batch.documents)
 
-    def _report(self, step: int, totals: Totals, *, seconds: float, data_wait: float) -> None:
+    def _report(self, step: int, totals: Totals, *, seconds: float) -> None:
         speed = self.stage.global_batch_tokens / seconds
         causal, full = self.utilisation(speed)
         now = time.time()
         self.metrics.finished(step, loss=totals.loss, tokens_per_second=speed, mfu=causal, now=now)
-        self.metrics.set(
-            grad_norm=totals.gradient_norm, mfu_full=full, step_seconds=seconds, data_wait_seconds=data_wait
-        )
+        self.metrics.set(grad_norm=totals.gradient_norm, mfu_full_ratio=full, resident_bytes=process.resident_bytes())
+        if self.device.type == "cuda":
+            self.metrics.set(
+                device_allocated_peak_bytes=torch.cuda.max_memory_allocated(self.device),
+                device_reserved_peak_bytes=torch.cuda.max_memory_reserved(self.device),
+            )
         if dist.get_rank() == 0:
             say(
                 step=step, loss=totals.loss, lossHex=totals.loss.hex(), gradNorm=totals.gradient_norm,
@@ -218,6 +270,7 @@ class Trainer:
 
     def resume(self) -> int:
         """Load the newest checkpoint of this stage and return its step; without one, 0, where the stage starts."""
+        self.reached.before = self._agreed_on(self.reached.before)
         if restored := self.checkpoints.restore(self.state()):
             self._adopt(restored.extra)
             self.history = History.from_extra(restored.extra["guard"])
@@ -225,6 +278,12 @@ class Trainer:
         if self.stage.init_from:
             self._start_from(self.stage.init_from)
         return 0
+
+    def _agreed_on(self, reached: int) -> int:
+        """Return the highest step that any rank's pod had done; a pod that is new knows of none."""
+        highest = torch.tensor(reached, device=self.device)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return int(highest)
 
     def _start_from(self, stage: str) -> None:
         carry = self.stage.optimizer.moments == "Carry"
@@ -244,7 +303,9 @@ class Trainer:
         if not spiked:
             return step
         self.metrics.spiked()
+        self.metrics.spent(Cause.OTHER)
         healthy = self._roll_back(step, loss) if settings.spike == "RollBack" else step
+        self.metrics.spent(Cause.ROLLBACK)
         if dist.get_rank() == 0:
             offset, limit = self.history.offset, guard.limit(before, settings)
             say(event="loss-spike", step=step, loss=loss, limit=limit, resumed=healthy, nextBatch=healthy + offset)
@@ -288,17 +349,20 @@ class Trainer:
 
     def save(self, step: int, *, wait: bool) -> None:
         self.metrics.enter(TrainPhase.CHECKPOINT)
+        self.watch.enter(Part.CHECKPOINT_STALL)
         skipped = self.checkpoints.skipped
         self.checkpoints.save(step, self.state(), self.extra(step), wait=wait)
-        self.metrics.set(checkpoint_stall_seconds=self.checkpoints.stall_seconds)
+        self.watch.enter(Part.OTHER)
         self.metrics.checkpoints_skipped(self.checkpoints.skipped - skipped)
         self.metrics.enter(TrainPhase.STEP)
 
     def remember(self, step: int) -> None:
+        self.metrics.spent(Cause.OTHER)
+        self.watch.enter(Part.CHECKPOINT_STALL)
         self.checkpoints.remember(step, self.state(), self.extra(step))
-        self.metrics.set(
-            checkpoint_stall_seconds=self.checkpoints.stall_seconds, checkpoint_memory_step=self.checkpoints.remembered
-        )
+        self.watch.enter(Part.OTHER)
+        self.metrics.spent(Cause.CHECKPOINT_STALL)
+        self.metrics.set(checkpoint_memory_step=self.checkpoints.remembered)
 
     def extra(self, step: int) -> dict[str, Any]:
         """Return everything a checkpoint of `step` holds as JSON; `batch` is the next one."""

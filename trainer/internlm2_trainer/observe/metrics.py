@@ -4,57 +4,63 @@ import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
 
+from internlm2_spec import metrics as catalogue
 from internlm2_spec.contract import Progress, TrainPhase
+from internlm2_spec.metrics import Cause, Part
+from internlm2_trainer.observe.goodput import Ledger
+from internlm2_trainer.observe.stopwatch import Window
+from internlm2_trainer.observe.straggler import Spread
 
-PREFIX: Final = "internlm2_train_"
-GAUGES: Final = {
-    "step": "Last finished optimizer step.",
-    "loss": "Mean loss per token of the last step.",
-    "grad_norm": "Global gradient norm before clipping.",
-    "tokens_per_second": "Tokens of all ranks per second, last step.",
-    "mfu": "Model FLOPs utilisation of the last step, attention counted once (causal).",
-    "mfu_full": "Model FLOPs utilisation of the last step, attention counted in full.",
-    "step_seconds": "Wall time of the last step.",
-    "data_wait_seconds": "Time the last step waited for data.",
-    "checkpoint_stall_seconds": "Time training has waited for checkpoints, in all.",
-    "checkpoint_step": "Step of the newest published checkpoint.",
-    "checkpoint_memory_step": "Step of the newest copy of the state in this node's memory.",
+# What the time in a phase was spent on. That of steps is booked step by step, which leaves what is between them.
+CAUSE_OF_PHASE: Final = {
+    TrainPhase.INIT: Cause.INIT,
+    TrainPhase.LOAD: Cause.LOAD,
+    TrainPhase.STEP: Cause.OTHER,
+    TrainPhase.CHECKPOINT: Cause.CHECKPOINT_STALL,
+    TrainPhase.DONE: Cause.OTHER,
 }
 
 
 class Metrics:
-    """The latest numbers of this process, kept by the training loop and read by the server's threads."""
+    """The latest numbers of this process, kept by the training loop and read by the server's threads.
 
-    def __init__(self, progress: Progress) -> None:
+    `clock` gives seconds that never go back, and the process is `age_seconds` old.
+    """
+
+    def __init__(
+        self, progress: Progress, *, age_seconds: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.progress = progress
         self.registry = CollectorRegistry()
-        self._gauges = {name: Gauge(PREFIX + name, text, registry=self.registry) for name, text in GAUGES.items()}
-        self._phase = Gauge(PREFIX + "phase", "1 for the current phase.", ["phase"], registry=self.registry)
-        self._skipped = Counter(
-            PREFIX + "skipped_steps", "Steps whose gradient was not finite.", registry=self.registry
-        )
-        self._skipped_saves = Counter(
-            PREFIX + "checkpoints_skipped", "Checkpoints left out because the storage was behind.",
-            registry=self.registry,
-        )  # fmt: skip
-        self._spikes = Counter(
-            PREFIX + "loss_spikes", "Spikes of the loss, rolled back or only reported.", registry=self.registry
-        )
-        self._rollbacks = Counter(
-            PREFIX + "rollbacks", "Returns to an earlier checkpoint after a spike.", registry=self.registry
-        )
+        self._gauges, self._counters = _register(self.registry)
+        self._clock = clock
+        self._ledger = Ledger(clock() - age_seconds)
+        for part in Part:
+            self._counters["step_part_seconds_total"].labels(part)
+        for cause in Cause:
+            self._counters["seconds_total"].labels(cause)
         self._server: ThreadingHTTPServer | None = None
-        self.enter(progress.phase)
+        self._show(progress.phase)
 
     def enter(self, phase: TrainPhase) -> None:
+        """Begin a phase; the time in the last one is booked."""
+        self.spent(CAUSE_OF_PHASE[self.progress.phase])
         self.progress = dataclasses.replace(self.progress, phase=phase)
+        self._show(phase)
+
+    def _show(self, phase: TrainPhase) -> None:
         for each in TrainPhase:
-            self._phase.labels(each.value).set(float(each is phase))
+            self._gauges["phase"].labels(each.value).set(float(each is phase))
+
+    def spent(self, cause: Cause) -> None:
+        """Book the time since the last booking on its cause."""
+        self._counters["seconds_total"].labels(cause).inc(self._ledger.spend(self._clock()))
 
     def resumed(self, step: int) -> None:
         """Note the step this process starts from."""
@@ -67,7 +73,7 @@ class Metrics:
             self.progress, step=step, step_time=now, first_step_time=self.progress.first_step_time or now,
             loss=loss, tokens_per_second=tokens_per_second, mfu=mfu,
         )  # fmt: skip
-        self.set(step=step, loss=loss, tokens_per_second=tokens_per_second, mfu=mfu)
+        self.set(step=step, loss=loss, tokens_per_second=tokens_per_second, mfu_ratio=mfu)
 
     def published(self, step: int, time_published: float) -> None:
         self.progress = dataclasses.replace(self.progress, checkpoint_step=step, checkpoint_time=time_published)
@@ -79,18 +85,30 @@ class Metrics:
             if value is not None:
                 self._gauges[name].set(value)
 
+    def split(self, window: Window) -> None:
+        """Note where the time of a step went."""
+        self.set(step_seconds=window.seconds)
+        for part, seconds in window.parts.items():
+            self._counters["step_part_seconds_total"].labels(part).inc(seconds)
+
+    def compared(self, spread: Spread) -> None:
+        """Note how long the ranks worked in a step."""
+        self.set(slowest_rank=spread.slowest_rank)
+        for statistic, seconds in (("min", spread.least), ("median", spread.median), ("max", spread.greatest)):
+            self._gauges["rank_work_seconds"].labels(statistic).set(seconds)
+
     def skipped(self) -> None:
-        self._skipped.inc()
+        self._counters["skipped_steps_total"].inc()
 
     def checkpoints_skipped(self, count: int) -> None:
-        self._skipped_saves.inc(count)
+        self._counters["checkpoints_skipped_total"].inc(count)
 
     def spiked(self) -> None:
-        self._spikes.inc()
+        self._counters["loss_spikes_total"].inc()
 
     def rolled_back(self, step: int) -> None:
         """Note that `step` is the last finished step again."""
-        self._rollbacks.inc()
+        self._counters["rollbacks_total"].inc()
         self.progress = dataclasses.replace(self.progress, step=step, step_time=time.time())
         self.set(step=step)
 
@@ -109,6 +127,18 @@ class Metrics:
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+
+
+def _register(registry: CollectorRegistry) -> tuple[dict[str, Gauge], dict[str, Counter]]:
+    """Make every metric of the catalogue; keys are their names without the prefix."""
+    gauges, counters = {}, {}
+    for metric in catalogue.TRAINER:
+        name = metric.name.removeprefix(catalogue.TRAIN_PREFIX)
+        if metric.kind == "gauge":
+            gauges[name] = Gauge(metric.name, metric.meaning, metric.labels, registry=registry)
+        else:
+            counters[name] = Counter(metric.name, metric.meaning, metric.labels, registry=registry)
+    return gauges, counters
 
 
 def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:

@@ -35,8 +35,10 @@ from internlm2_trainer.compute.optim import AdamW
 from internlm2_trainer.compute.peak import peak_flops
 from internlm2_trainer.compute.pipeline import open_pipeline
 from internlm2_trainer.data.source import CorpusSource
+from internlm2_trainer.loop.reached import Reached
 from internlm2_trainer.loop.stop import StopRequest
 from internlm2_trainer.loop.train import Trainer
+from internlm2_trainer.observe import process
 from internlm2_trainer.observe.metrics import Metrics
 from internlm2_trainer.observe.output import say
 from internlm2_trainer.pod import ending, exhausted
@@ -78,7 +80,7 @@ def main(config_path: str) -> int:
     mistake is also one line on stderr, and anything else its traceback.
     """
     place = Place.from_environment()
-    metrics = Metrics(_first_progress(place))
+    metrics = Metrics(_first_progress(place), age_seconds=process.age_seconds())
     stage = None
     try:
         stage = config.read(config_path)
@@ -132,6 +134,7 @@ def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device
         stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
         peak_flops(device, warn=place.rank == 0),
         model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
+        reached=Reached.from_environment(),
     )  # fmt: skip
 
 
