@@ -1,39 +1,37 @@
 """The process that runs in each pod: joins the rendezvous, keeps this node's ranks running, says how it ended.
 
 It is torchrun with the contract's exit codes: torchrun ends with 0 or 1 whatever happened, and starts
-each rank by importing torch anew. Here ranks are forked from a server that has imported it, so a rank
-starts again in a fraction of a second, and a waiting spare is as fast as a member.
+each rank by importing torch anew. Here torch is imported once: ranks are forked from a copy of this process,
+so a rank starts again in a fraction of a second, and a waiting spare is as fast as a member.
 """
 
 import argparse
-import multiprocessing
 import os
 import tempfile
-from multiprocessing import forkserver
+import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from internlm2_spec.config import Refused
-from internlm2_spec.contract import ENV_MEMORY_DIR, ENV_RUN_DIR, RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
+from internlm2_spec.contract import RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
 from internlm2_trainer.observe.output import say
-from internlm2_trainer.pod import ending, shm
+from internlm2_trainer.pod import ending, forks, shm
 from internlm2_trainer.pod.interrupt import StopRequested, StopSignal
 
-# What a rank imports; torch's compiler is among it because slicing a device mesh imports it.
-PRELOAD: Final = ["internlm2_trainer.pod.rank", "torch._dynamo"]
+# What this process imports, torch above all.
+SHARED: Final = ("internlm2_trainer.pod.node", "internlm2_trainer.pod.rendezvous")
+# What ranks import besides, or would import later: slicing a device mesh, making a DTensor and FSDP's hooks ask torch's
+# compiler, though only to keep out of its way.
+FURTHER: Final = ("internlm2_trainer.pod.rank", "internlm2_trainer.storage.file", "numpy.ma", "torch._dynamo")
 
 
 def main(arguments: list[str]) -> int:
     """Run the agent and return the exit code of the contract; the termination log holds the same."""
     options = parse(arguments)
-    with tempfile.TemporaryDirectory(prefix="internlm2-") as folder, shm.folder() as memory:
-        _set_environment(folder, memory)
-        # Before torch is imported here: both imports then run side by side.
-        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
-        forkserver.ensure_running()
-        stop = StopSignal()
-        stop.listen()
-        end = _run(options, Path(folder), stop)
+    # With the shared store, keys of a former round make the next one fail (stale peer addresses).
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    end = _end(options)
     ending.write_termination_log(end)
     say(event="agent-ended", exitCode=end.exit_code, failure=end.failure.value, reason=end.reason, message=end.message)
     return end.exit_code
@@ -71,36 +69,47 @@ def _node_range(text: str) -> int:
     return int(low)
 
 
-def _set_environment(folder: str, memory: Path | None) -> None:
-    """Set what this process and, through the fork server, every rank reads."""
-    os.environ[ENV_RUN_DIR] = folder
-    if memory is not None:
-        os.environ[ENV_MEMORY_DIR] = str(memory)
-    # With the shared store, keys of a former round make the next one fail (stale peer addresses).
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def _run(options: argparse.Namespace, folder: Path, stop: StopSignal) -> Termination:
+def _end(options: argparse.Namespace) -> Termination:
+    stop = StopSignal()
     try:
-        from internlm2_trainer.pod.node import Node
-        from internlm2_trainer.pod.rendezvous import Rendezvous
-
-        host, _, port = options.rdzv_endpoint.rpartition(":")
-        if not port.isdigit():
-            right = f"write HOST:{RENDEZVOUS_PORT}"
-            raise Refused("--rdzv-endpoint", wrong=f"{options.rdzv_endpoint!r} has no port", right=right)
-        rendezvous = Rendezvous.connect(
-            host, int(port), name=options.rdzv_id, nodes=options.nnodes,
-            local_addr=options.local_addr, is_host=options.is_host, spare=options.spare,
-        )  # fmt: skip
-        node = Node(
-            rendezvous, ranks=options.nproc_per_node, verb=options.verb, folder=folder,
-            max_restarts=options.max_restarts, shutdown_seconds=options.shutdown_seconds,
-        )  # fmt: skip
-        stop.kill_ranks = node.kill
-        return node.run_to_the_end()
+        stop.listen()
+        with (
+            forks.server(_run_rank, shared=SHARED, further=FURTHER) as server,
+            tempfile.TemporaryDirectory(prefix="internlm2-") as folder,
+            shm.folder() as memory,
+        ):
+            stop.watch()  # by a thread, which the server must not have
+            say(event="agent-started", time=time.time())
+            return _run(options, server, Path(folder), memory, stop)
     except StopRequested:
         return Termination(FailureClass.STOPPED, "StoppedBeforeStart", ExitCode.STOPPED)
     except Refused as error:
         return ending.explain(error)
+
+
+def _run_rank(environment: dict[str, str], verb: list[str]) -> NoReturn:
+    from internlm2_trainer.pod.node import run_rank
+
+    run_rank(environment, verb)
+
+
+def _run(
+    options: argparse.Namespace, server: forks.Server, folder: Path, memory: Path | None, stop: StopSignal
+) -> Termination:
+    from internlm2_trainer.pod.node import Node
+    from internlm2_trainer.pod.rendezvous import Rendezvous
+
+    host, _, port = options.rdzv_endpoint.rpartition(":")
+    if not port.isdigit():
+        right = f"write HOST:{RENDEZVOUS_PORT}"
+        raise Refused("--rdzv-endpoint", wrong=f"{options.rdzv_endpoint!r} has no port", right=right)
+    rendezvous = Rendezvous.connect(
+        host, int(port), name=options.rdzv_id, nodes=options.nnodes,
+        local_addr=options.local_addr, is_host=options.is_host, spare=options.spare,
+    )  # fmt: skip
+    node = Node(
+        rendezvous, server, ranks=options.nproc_per_node, verb=options.verb, folder=folder, memory=memory,
+        max_restarts=options.max_restarts, shutdown_seconds=options.shutdown_seconds,
+    )  # fmt: skip
+    stop.kill_ranks = node.kill
+    return node.run_to_the_end()

@@ -27,10 +27,14 @@ class StopSignal:
         self._noticed = threading.Event()
 
     def listen(self) -> None:
+        """Take over SIGTERM of this process. Call from the main thread."""
+        signal.signal(signal.SIGTERM, self._raise)
+
+    def watch(self) -> None:
+        """Start the thread that ends this process where its main thread is stuck. Call from the main thread."""
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._raise)
         threading.Thread(target=self._watch, args=(reader, writer), name="stop", daemon=True).start()
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:

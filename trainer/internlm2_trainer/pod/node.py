@@ -1,16 +1,13 @@
 """This node's ranks: started together after each rendezvous, watched, restarted or given up together."""
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import (
@@ -22,9 +19,17 @@ from torch.distributed.elastic.agent.server.api import (
 )
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 
-from internlm2_spec.contract import ENV_INCARNATION, FINAL_EXIT_CODES, ExitCode, FailureClass, Termination
+from internlm2_spec.contract import (
+    ENV_INCARNATION,
+    ENV_MEMORY_DIR,
+    ENV_RUN_DIR,
+    FINAL_EXIT_CODES,
+    ExitCode,
+    FailureClass,
+    Termination,
+)
 from internlm2_trainer.observe.output import say
-from internlm2_trainer.pod import ending
+from internlm2_trainer.pod import ending, forks
 from internlm2_trainer.pod.interrupt import StopRequested
 from internlm2_trainer.pod.rendezvous import Rendezvous
 
@@ -43,8 +48,8 @@ class Node(SimpleElasticAgent):
     """torch's elastic agent with ranks of its own making, and with exit codes that mean something."""
 
     def __init__(
-        self, rendezvous: Rendezvous, *, ranks: int, verb: list[str], folder: Path, max_restarts: int,
-        shutdown_seconds: float,
+        self, rendezvous: Rendezvous, server: forks.Server, *, ranks: int, verb: list[str], folder: Path,
+        memory: Path | None, max_restarts: int, shutdown_seconds: float,
     ) -> None:  # fmt: skip
         spec = WorkerSpec(
             role="trainer", local_world_size=ranks, rdzv_handler=rendezvous.handler, entrypoint="internlm2_trainer",
@@ -52,10 +57,12 @@ class Node(SimpleElasticAgent):
         )  # fmt: skip
         super().__init__(spec, exit_barrier_timeout=EXIT_BARRIER_SECONDS)
         self.rendezvous = rendezvous
+        self.server = server
         self.verb = verb
         self.folder = folder
+        self.folders = {ENV_RUN_DIR: str(folder)} | ({ENV_MEMORY_DIR: str(memory)} if memory else {})
         self.shutdown_seconds = shutdown_seconds
-        self.processes: list[ForkServerProcess] = []
+        self.processes: list[forks.Process] = []
         self.incarnation = 0
         self.peer_restarts = PEER_RESTARTS_PER_RESTART * (max_restarts + 1)
         self.end = _STOPPED
@@ -92,7 +99,6 @@ class Node(SimpleElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         ending.collect(self.folder)  # what ranks left that were stopped is no news
-        context = multiprocessing.get_context("forkserver")
         self.processes = []
         for worker in worker_group.workers:
             environment = {
@@ -104,9 +110,7 @@ class Node(SimpleElasticAgent):
                 "MASTER_PORT": str(worker_group.master_port),
                 ENV_INCARNATION: str(self.incarnation),
             }
-            process = context.Process(target=run_rank, args=(environment, self.verb), name=f"rank{worker.global_rank}")
-            process.start()
-            self.processes.append(process)
+            self.processes.append(self.server.fork(self.folders | environment, self.verb))
         say(
             event="ranks-started",
             ranks=[worker.global_rank for worker in worker_group.workers],
@@ -187,11 +191,12 @@ class Node(SimpleElasticAgent):
             say(event="rendezvous-not-told", reason=str(error)[:200])
 
 
-def run_rank(environment: dict[str, str], verb: list[str]) -> None:
-    """Be one rank, in a process forked from the server. Does not return."""
+def run_rank(environment: dict[str, str], verb: list[str]) -> NoReturn:
+    """Be one rank, in a process forked from the server."""
     from internlm2_trainer.__main__ import main
 
     os.environ.update(environment)
+    sys.argv[1:] = verb
     _name_process(f"rank{environment['RANK']}")
     code = main(verb)
     sys.stdout.flush()
@@ -214,7 +219,7 @@ def _silent(rank: int, exit_code: int) -> Termination:
     )
 
 
-def _wait(processes: list[ForkServerProcess], seconds: float) -> None:
+def _wait(processes: list[forks.Process], seconds: float) -> None:
     """Wait until all have ended, `seconds` at most."""
     deadline = time.monotonic() + seconds
     for process in processes:

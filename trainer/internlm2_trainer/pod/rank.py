@@ -106,11 +106,13 @@ def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
     device = _prepare_device(place.local_rank)
     _serve(metrics, place)
     kv = _join_group(place, device)
+    _passed(place, "group-joined")
     checkpoints = Checkpointer(
         storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name,
         attempt=place.attempt, rank=place.rank, world=place.world, kv=kv, memory=place.memory(),
     )  # fmt: skip
     trainer = _assemble(stage, place, metrics, device, checkpoints)
+    _passed(place, "model-built")
     step = _resume(trainer, checkpoints, place)
     trainer.stop.listen()
     metrics.enter(TrainPhase.STEP)
@@ -136,6 +138,12 @@ def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device
         model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
         reached=Reached.from_environment(),
     )  # fmt: skip
+
+
+def _passed(place: Place, event: str) -> None:
+    """Say how far a start has come: what a slow one waited for is then in its log."""
+    if place.rank == 0:
+        say(event=event, time=time.time(), attempt=place.attempt)
 
 
 def _resume(trainer: Trainer, checkpoints: Checkpointer, place: Place) -> int:
