@@ -40,7 +40,7 @@ test-trainer: tools ## real ranks on gloo, a real S3 server
 test-e2e: tools ## the whole lab: real kubelets, torchrun, Prometheus, S3
 	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m pytest tests/e2e
 
-.PHONY: fmt generate train-local bench tools
+.PHONY: fmt generate train-local bench gpu tools
 fmt: ## format and fix what ruff can
 	@$(BIN)/ruff check --fix-only . && $(BIN)/ruff format .
 
@@ -52,6 +52,10 @@ train-local: ## train internlm2-tiny in one process, no Kubernetes, no root
 
 bench: tools ## latencies of each arrow over node-kills and process-kills, into bench/results/
 	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m bench.recovery
+
+gpu: ## parity, speed and memory on a CUDA device, into bench/results/ (PYTHON=python3: with that one's torch)
+	@$(or $(PYTHON),$(RUN)) -m pytest --override-ini addopts=--import-mode=importlib tests/gpu
+	@$(or $(PYTHON),$(RUN)) -m bench.gpu
 
 tools: ## install what the lab needs: Debian packages, Go, Kubernetes, S3 server, helm
 	@$(RUN) -m lab deps && $(RUN) -m lab build

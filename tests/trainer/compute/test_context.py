@@ -1,16 +1,12 @@
 """Ring, exchange of heads and both against attention by its definition, on four ranks."""
 
-import dataclasses
-import math
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from internlm2_spec.config import Model, Parallel
+from internlm2_spec.config import Parallel
 from internlm2_trainer.compute import context, spans
 from internlm2_trainer.compute.attention import Attend
 from internlm2_trainer.compute.mesh import open_mesh
@@ -152,55 +148,3 @@ def test_what_a_rank_saves_falls_as_the_ranks_grow() -> None:
 
 def test_without_context_ranks_have_every_place() -> None:
     assert spans.places(8, ring=(0, 1), ulysses=(0, 1)).tolist() == list(range(8))
-
-
-LONG: Final = Model(layers=1, hidden=16, heads=2, kv_heads=2, ffn=16, vocab=64)
-
-
-class OneSample:
-    """One sample; packed, a document of three quarters of the sequence and a short one after it."""
-
-    def __init__(self, length: int, *, packed: bool) -> None:
-        generator = torch.Generator().manual_seed(3)
-        tokens = torch.randint(LONG.vocab, (1, length + 1), generator=generator)
-        place, first = torch.arange(length).unsqueeze(0), length * 3 // 4 if packed else length
-        documents = (place >= first).long()
-        self.sample = parity.Samples(tokens[:, :-1], tokens[:, 1:], place - documents * first, documents)
-
-    def micro_batch(self, batch: int, *, data_rank: int, data_world: int, micro_step: int) -> parity.Samples:  # noqa: ARG002
-        return self.sample
-
-
-def gradients_of_one_sample(_rank: int, world: int, length: int, packed: bool) -> dict[str, Any]:
-    """Return the loss, and each whole gradient scaled to a largest element of 1, as NumPy arrays."""
-    parallel = Parallel(context=world, ulysses=min(2, world), micro_batch=1)
-    stage = dataclasses.replace(
-        parity.stage(), model=LONG, sequence_length=length, global_batch_tokens=length, parallel=parallel
-    )
-    run = parity.trainer(stage)
-    run.source = OneSample(length, packed=packed)
-    loss = run.forward_backward(run.batches(0))
-    found: dict[str, Any] = {"loss": np.array(run.optimizer.reduce(loss, copies=1, stop=False).loss)}
-    for name, parameter in run.optimizer.parameters.items():
-        assert isinstance(parameter.grad, DTensor)
-        whole = parameter.grad.full_tensor()
-        found[name] = (whole / whole.abs().max()).numpy()
-    return found
-
-
-def worst(ours: dict[str, Any], expected: dict[str, Any]) -> float:
-    assert set(ours) == set(expected)
-    return max(float(np.abs(ours[name] - expected[name]).max()) for name in ours)
-
-
-@pytest.mark.parametrize("length", [8192, pytest.param(65536, marks=pytest.mark.long)])
-def test_a_long_sequence_through_rings_of_exchanges_equals_one_process(length: int) -> None:
-    """And the control sees where a document ends."""
-    packed, whole = (
-        ranks.run(1, gradients_of_one_sample, length, packed, timeout_seconds=300) for packed in (True, False)
-    )
-    four = ranks.run(4, gradients_of_one_sample, length, True, timeout_seconds=300)
-
-    assert max(worst(rank, packed[0]) for rank in four) < 2e-5
-    assert worst(packed[0], whole[0]) > 2e-3
-    assert packed[0]["loss"] == pytest.approx(math.log(LONG.vocab), rel=0.1)
