@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +19,15 @@ from internlm2_spec.contract import Termination
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_SECONDS: Final = 150.0
 
+PROGRAM: Final = ("internlm2_trainer", "agent")
+
 Line = dict[str, Any]
 
 
 class Agent:
     """One agent process. Its output lines are JSON objects; other lines are kept aside."""
 
-    def __init__(self, folder: Path, name: str, arguments: list[str]) -> None:
+    def __init__(self, folder: Path, name: str, arguments: list[str], program: Sequence[str] = PROGRAM) -> None:
         self.name = name
         self.output = folder / f"{name}.out"
         self.errors = folder / f"{name}.err"
@@ -37,7 +39,7 @@ class Agent:
             "INTERNLM2_CACHE_DIR": str(folder / "cache"),
         }
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
-            command = [sys.executable, "-m", "internlm2_trainer", "agent", *arguments]
+            command = [sys.executable, "-m", *program, *arguments]
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=errors, env=environment, start_new_session=True
             )
@@ -78,7 +80,7 @@ def started(folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: 
     """
     (folder / "job.json").write_text(config.to_json(stage))
     shared = [
-        "--nnodes", f"{nodes}:{nodes}", "--nproc-per-node", str(ranks), "--rdzv-endpoint", f"127.0.0.1:{_free_port()}",
+        "--nnodes", f"{nodes}:{nodes}", "--nproc-per-node", str(ranks), "--rdzv-endpoint", endpoint(),
     ]  # fmt: skip
     job = ["--", "train", "--config", str(folder / "job.json")]
     role = [["--is-host"], *([[]] * (nodes - 1)), *([["--spare"]] * (len(names) - nodes))]
@@ -132,8 +134,8 @@ def stage(folder: Path, corpus_url: str, *, steps: int) -> Stage:
     )
 
 
-def _free_port() -> int:
+def endpoint() -> str:
+    """Return a free port of this machine, as HOST:PORT."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        return f"127.0.0.1:{probe.getsockname()[1]}"

@@ -21,6 +21,7 @@ from internlm2_trainer.compute import parallelize
 from internlm2_trainer.compute.mesh import open_mesh
 from internlm2_trainer.compute.optim import AdamW, Totals
 from internlm2_trainer.compute.pipeline import open_pipeline
+from internlm2_trainer.loop.hang import Watch
 from internlm2_trainer.loop.stop import StopRequest
 from internlm2_trainer.loop.train import Checkpoints, Resumed, Trainer
 from internlm2_trainer.observe.metrics import Metrics
@@ -136,7 +137,7 @@ def trainer(stage: Stage, dtype: torch.dtype | None = None, optimizer: type[Adam
     model = parallelize.build(stage, mesh, device, dtype)
     source = RandomSource(stage.parallel.micro_batch)
     return Trainer(
-        stage, mesh, device, source, NoCheckpoints(), StopRequest(lambda _: None), metrics(), 1, None,
+        stage, mesh, device, source, NoCheckpoints(), StopRequest(unwatched()), metrics(), 1, None,
         model, open_pipeline(stage, mesh, model, device), optimizer(model.parameters(), stage.optimizer),
     )  # fmt: skip
 
@@ -148,6 +149,11 @@ def checkpointed(run: Trainer, rank: int, world: int, *, incarnation: str) -> Tr
         attempt=1, rank=rank, world=world, kv=dist.distributed_c10d._get_default_store(), incarnation=incarnation,
     )  # fmt: skip
     return run
+
+
+def unwatched() -> Watch:
+    """Return a watch that never begins."""
+    return Watch(lambda: TrainPhase.STEP, lambda _: None)
 
 
 def metrics() -> Metrics:

@@ -1,6 +1,5 @@
 """`python -m internlm2_trainer`: train a stage, estimate its cost, look after checkpoints, or run a pod's agent."""
 
-import argparse
 import sys
 
 
@@ -8,10 +7,12 @@ def main(arguments: list[str]) -> int:
     """Run one verb and return its exit code. Each verb imports what it needs: torch takes seconds."""
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if verb == "train":
-        options = _train_options(rest)
+        from internlm2_trainer.loop import options
+
+        told = options.parse(rest)
         from internlm2_trainer.pod import rank
 
-        return rank.main(options.config)
+        return rank.main(told.config, told.trace)
     if verb == "agent":
         from internlm2_trainer.pod import agent
 
@@ -36,18 +37,9 @@ def main(arguments: list[str]) -> int:
     return 0 if arguments and verb in ("-h", "--help") else 2
 
 
-def _train_options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="internlm2_trainer train",
-        description="Train one stage, on this process alone or as one rank of a launcher.",
-    )
-    parser.add_argument("--config", required=True, help="JSON file of the stage, as in the job's ConfigMap")
-    return parser.parse_args(arguments)
-
-
 _USAGE = """usage: python -m internlm2_trainer VERB [options]
 
-  train            train one stage: --config job.json
+  train            train one stage: --config job.json, with --profile FIRST:LAST traced
   estimate         say what a stage costs before it runs, or search for its best layout
   tokenize         turn text into packed token shards
   train-tokenizer  train a SentencePiece tokenizer

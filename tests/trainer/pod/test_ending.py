@@ -42,3 +42,15 @@ def test_the_first_failure_that_is_more_than_a_lost_peer_is_to_blame() -> None:
     assert ending.blame([peer, bug]).reason == "ValueError"
     assert ending.blame([peer, bug]).first_failing_rank == 2
     assert ending.blame([peer]).reason == "PeerLost"
+    assert ending.blame([peer]).first_failing_rank is None, "the rank that failed is elsewhere"
+
+
+def test_of_ranks_that_hang_the_one_that_waits_for_nobody_is_to_blame() -> None:
+    waiting = [Termination(FailureClass.PEER, "Hang", ExitCode.HANG, rank=rank) for rank in (0, 2)]
+    stuck = Termination(FailureClass.INFRASTRUCTURE, "Hang", ExitCode.HANG, rank=1)
+
+    end = ending.blame([waiting[0], stuck, waiting[1]])
+
+    assert (end.exit_code, end.failure, end.rank) == (ExitCode.HANG, FailureClass.INFRASTRUCTURE, 1)
+    assert end.first_failing_rank == 1
+    assert ending.blame(waiting).first_failing_rank is None

@@ -320,7 +320,10 @@ class Trainer:
         allowed, wrong = self.stage.guard.max_rollbacks, f"the loss spiked to {loss:.4g} at step {step}"
         if len(self.history.rollbacks) >= allowed:
             raise Diverged(f"{wrong} after {allowed} rollbacks; lower optimizer.lr, or raise guard.maxRollbacks")
+        self.metrics.enter(TrainPhase.LOAD)  # for the hang watch: this may take longer than a step
         restored = self.checkpoints.roll_back(self.state(), before=guard.latest_healthy(self.history, step) + 1)
+        self.metrics.spent(Cause.ROLLBACK)
+        self.metrics.enter(TrainPhase.STEP)
         if restored is None:
             if not math.isfinite(loss):
                 raise Diverged(f"{wrong} and no checkpoint is older; lower optimizer.lr or checkpoint.everySteps")

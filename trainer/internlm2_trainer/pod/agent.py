@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 
 from internlm2_spec.config import Refused
 from internlm2_spec.contract import RENDEZVOUS_PORT, ExitCode, FailureClass, Termination
+from internlm2_trainer.loop import options as train_options
 from internlm2_trainer.observe.output import say
 from internlm2_trainer.pod import ending, forks, shm
 from internlm2_trainer.pod.interrupt import StopRequested, StopSignal
@@ -57,6 +58,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options.verb = options.verb[1:] if options.verb[:1] == ["--"] else options.verb
     if not options.verb:
         parser.error("nothing to run: end with -- train --config job.json")
+    if options.verb[0] == "train":
+        train_options.parse(options.verb[1:])  # refused here, once, and not by every rank
     if options.rdzv_endpoint is None:
         options.is_host, options.rdzv_endpoint = True, f"127.0.0.1:{RENDEZVOUS_PORT}"
     return options

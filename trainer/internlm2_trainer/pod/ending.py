@@ -19,6 +19,7 @@ from internlm2_spec.contract import (
 )
 
 INFRASTRUCTURE_EXIT_CODE: Final = 1
+HANG: Final = "Hang"  # the reason of a rank that ended itself because nothing went on
 
 # Texts of a lost peer, where torch raises a plain RuntimeError (gloo) or its own kinds (stores, NCCL).
 _PEER_TEXTS: Final = ("gloo", "connection closed by peer", "connection reset", "broken pipe", "nccl")
@@ -84,9 +85,13 @@ def collect(folder: Path) -> list[tuple[int, Termination]]:
 
 
 def blame(endings: list[Termination]) -> Termination:
-    """Return the one ending that explains the others: the first that is more than the loss of a peer."""
+    """Return the one ending that explains the others: the first that is more than the loss of a peer.
+
+    Where all lost a peer, or ended as they were told, no rank of these failed first.
+    """
     first = next((e for e in endings if e.failure is not FailureClass.PEER), endings[0])
-    return replace(first, first_failing_rank=first.rank)
+    failed = first.failure in (FailureClass.USER, FailureClass.INFRASTRUCTURE)
+    return replace(first, first_failing_rank=first.rank if failed else None)
 
 
 def write_termination_log(ending: Termination) -> None:

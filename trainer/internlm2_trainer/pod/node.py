@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -35,12 +36,14 @@ from internlm2_trainer.pod.rendezvous import Rendezvous
 
 # How long ranks may take to end by themselves once one of them has, or once the store is lost.
 GRACE_SECONDS: Final = 5.0
+STACKS_SECONDS: Final = 1.0
 EXIT_BARRIER_SECONDS: Final = 30.0
 MONITOR_SECONDS: Final = 0.1
 
 # A lost peer is nobody's restart, but a network that never connects must not restart for ever.
 PEER_RESTARTS_PER_RESTART: Final = 10
 
+ABORTED: Final = "RankAborted"
 _STOPPED: Final = Termination(FailureClass.STOPPED, "StoppedOnRequest", ExitCode.STOPPED)
 
 
@@ -131,22 +134,50 @@ class Node(SimpleElasticAgent):
         self.end = self._settle()
         if self.end.exit_code in FINAL_EXIT_CODES:
             self._remaining_restarts = 0
-        elif self.end.failure is FailureClass.PEER and self.peer_restarts > 0:
+        elif self.end.failure is FailureClass.PEER and self.end.reason != ending.HANG and self.peer_restarts > 0:
             self.peer_restarts -= 1
             self._remaining_restarts += 1  # which the caller takes away again
-        say(event="ranks-failed", reason=self.end.reason, rank=self.end.rank, restartsLeft=self._remaining_restarts)
+        say(
+            event="ranks-failed", reason=self.end.reason, rank=self.end.rank, message=self.end.message,
+            firstFailingRank=self.end.first_failing_rank, restartsLeft=self._remaining_restarts,
+        )  # fmt: skip
         return RunResult(WorkerState.FAILED)
 
     def _settle(self) -> Termination:
         """Let the ranks end within the grace, kill the rest, and return what explains the failure."""
         _wait(self.processes, GRACE_SECONDS)
         ranks = [worker.global_rank for worker in self._worker_group.workers]
-        ended = [(rank, process) for rank, process in zip(ranks, self.processes, strict=True) if process.exitcode]
+        named = list(zip(ranks, self.processes, strict=True))
         explained = ending.collect(self.folder)
         known = {pid for pid, _ in explained}
-        silent = [_silent(rank, process.exitcode or 0) for rank, process in ended if process.pid not in known]
+        ends = [end for _, end in explained]
+        silent = [
+            _silent(rank, process.exitcode) for rank, process in named if process.exitcode and process.pid not in known
+        ]
+        stuck = self._stuck(named) if any(end.reason == ending.HANG for end in ends) else []
         self.kill()
-        return ending.blame([*silent, *(end for _, end in explained)] or [_STOPPED])
+        # A rank whose libraries abort it because of another's end comes after one that says what it died of.
+        killed = [end for end in silent if end.reason != ABORTED]
+        aborted = [end for end in silent if end.reason == ABORTED]
+        end = ending.blame([*killed, *ends, *aborted, *stuck] or [_STOPPED])
+        alone = len(ranks) == self._worker_group.workers[0].world_size
+        # All wait, and nobody elsewhere is waited for: then it is the network, or the collective itself.
+        return replace(end, failure=FailureClass.INFRASTRUCTURE) if end.reason == ending.HANG and alone else end
+
+    def _stuck(self, ranks: list[tuple[int, forks.Process]]) -> list[Termination]:
+        """Explain the ranks that still run after others found that nothing goes on, and let them show their stacks."""
+        running = [(rank, process) for rank, process in ranks if process.is_alive()]
+        for _, process in running:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGUSR1)
+        _wait([process for _, process in running], STACKS_SECONDS)
+        return [
+            Termination(
+                FailureClass.INFRASTRUCTURE, ending.HANG, ExitCode.HANG,
+                f"rank {rank} left no word while others found that nothing goes on: it is stopped, or stuck in C", rank,
+            )
+            for rank, _ in running
+        ]  # fmt: skip
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002
         # They are ending already, or a member is lost and no step of theirs can finish: nothing to wait for.
@@ -214,8 +245,9 @@ def _name_process(name: str) -> None:
 def _silent(rank: int, exit_code: int) -> Termination:
     """Explain a rank that left no word: killed, most often."""
     how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"code {exit_code}"
+    reason = ABORTED if exit_code == -signal.SIGABRT else "RankKilled"
     return Termination(
-        FailureClass.INFRASTRUCTURE, "RankKilled", ending.INFRASTRUCTURE_EXIT_CODE, f"rank {rank} ended by {how}", rank
+        FailureClass.INFRASTRUCTURE, reason, ending.INFRASTRUCTURE_EXIT_CODE, f"rank {rank} ended by {how}", rank
     )
 
 

@@ -1,10 +1,14 @@
 """One rank from its environment to its exit code."""
 
 import datetime
+import faulthandler
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +23,7 @@ from internlm2_spec.contract import (
     ENV_INCARNATION,
     ENV_MEMORY_DIR,
     ENV_METRICS_PORT,
+    FIRST_INCARNATION,
     METRICS_PORT,
     ExitCode,
     FailureClass,
@@ -35,12 +40,15 @@ from internlm2_trainer.compute.optim import AdamW
 from internlm2_trainer.compute.peak import peak_flops
 from internlm2_trainer.compute.pipeline import open_pipeline
 from internlm2_trainer.data.source import CorpusSource
+from internlm2_trainer.loop.hang import Hang, Watch
+from internlm2_trainer.loop.options import Span
 from internlm2_trainer.loop.reached import Reached
 from internlm2_trainer.loop.stop import StopRequest
 from internlm2_trainer.loop.train import Trainer
-from internlm2_trainer.observe import process
+from internlm2_trainer.observe import process, screen
 from internlm2_trainer.observe.metrics import Metrics
 from internlm2_trainer.observe.output import say
+from internlm2_trainer.observe.screen import Screen
 from internlm2_trainer.pod import ending, exhausted
 
 # A lost member ends a hang long before this: the agent stops ranks as soon as a spare waits to join.
@@ -73,23 +81,28 @@ class Place:
         return Memory(Path(folder), self.local_rank, limit_bytes=node_limit(self.local_world)) if folder else None
 
 
-def main(config_path: str) -> int:
-    """Train the stage that `config_path` describes and return the exit code of the contract.
+def main(config_path: str, span: Span | None = None) -> int:
+    """Train the stage that `config_path` describes, trace `span` of it, and return the exit code of the contract.
 
     Whatever ends this rank is explained in one JSON object for the agent or the kubelet; a user's
     mistake is also one line on stderr, and anything else its traceback.
     """
     place = Place.from_environment()
     metrics = Metrics(_first_progress(place), age_seconds=process.age_seconds())
-    stage = None
+    stage, shown = None, None
     try:
         stage = config.read(config_path)
-        code = _train(stage, place, metrics)
+        shown = _screen(stage, place, metrics)
+        code = _train(stage, place, metrics, span)
     except Exception as error:
+        if shown:
+            shown.close()
         advice = _advice(stage, place.world) if stage and ending.out_of_memory(error) else ""
         end = ending.explain(error, rank=place.rank, step=metrics.progress.step, advice=advice)
         print(end.traceback or end.message, file=sys.stderr, flush=True)
     else:
+        if shown:
+            shown.close()
         failure = FailureClass.DONE if code is ExitCode.DONE else FailureClass.STOPPED
         reason = "Completed" if code is ExitCode.DONE else "StoppedOnRequest"
         end = Termination(failure, reason, code, rank=place.rank, step=metrics.progress.step)
@@ -101,8 +114,20 @@ def _advice(stage: Stage, world: int) -> str:
     return exhausted.advice(stage, world, memory.CUDA if torch.cuda.is_available() else memory.CPU)
 
 
-def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
+def _screen(stage: Stage, place: Place, metrics: Metrics) -> Screen | None:
+    """Return what shows the run where a person looks at it."""
+    if place.rank or not screen.wanted():
+        return None
+    shown = Screen(stage.name, stage.steps, lambda: metrics.progress.phase)
+    shown.open()
+    return shown
+
+
+def _train(stage: Stage, place: Place, metrics: Metrics, span: Span | None) -> ExitCode:
     layout.check(stage, place.world)
+    if span:
+        span.check(after=0, steps=stage.steps)
+    stop = StopRequest(_watched(place, metrics))
     device = _prepare_device(place.local_rank)
     _serve(metrics, place)
     kv = _join_group(place, device)
@@ -111,9 +136,11 @@ def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
         storage.open_store(stage.checkpoint.url), stage.checkpoint, stage=stage.name,
         attempt=place.attempt, rank=place.rank, world=place.world, kv=kv, memory=place.memory(),
     )  # fmt: skip
-    trainer = _assemble(stage, place, metrics, device, checkpoints)
+    trainer = _assemble(stage, place, metrics, device, checkpoints, stop, span)
     _passed(place, "model-built")
     step = _resume(trainer, checkpoints, place)
+    if span and place.incarnation == FIRST_INCARNATION:  # one that starts again may well be past it
+        span.check(after=step, steps=stage.steps)
     trainer.stop.listen()
     metrics.enter(TrainPhase.STEP)
     code = trainer.run(step)
@@ -127,15 +154,29 @@ def _train(stage: Stage, place: Place, metrics: Metrics) -> ExitCode:
     return code
 
 
-def _assemble(stage: Stage, place: Place, metrics: Metrics, device: torch.device, checkpoints: Checkpointer) -> Trainer:
+def _assemble(
+    stage: Stage,
+    place: Place,
+    metrics: Metrics,
+    device: torch.device,
+    checkpoints: Checkpointer,
+    stop: StopRequest,
+    span: Span | None,
+) -> Trainer:
     mesh = open_mesh(stage.model, stage.parallel, device.type)
     model = parallelize.build(stage, mesh, device)
     source = CorpusSource.open(stage)
-    stop = StopRequest(lambda seconds: _record_hang(place, metrics, seconds))
-    return Trainer(
+    trainer: Callable[..., Trainer] = Trainer
+    optimizer = AdamW
+    if span:
+        from internlm2_trainer.loop import trace
+
+        trace.prepare(span)
+        trainer, optimizer = partial(trace.TracedTrainer, span=span, rank=place.rank), trace.TracedAdamW
+    return trainer(
         stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
         peak_flops(device, warn=place.rank == 0),
-        model, open_pipeline(stage, mesh, model, device), AdamW(model.parameters(), stage.optimizer),
+        model, open_pipeline(stage, mesh, model, device), optimizer(model.parameters(), stage.optimizer),
         reached=Reached.from_environment(),
     )  # fmt: skip
 
@@ -201,10 +242,22 @@ def _first_progress(place: Place) -> Progress:
     )  # fmt: skip
 
 
-def _record_hang(place: Place, metrics: Metrics, seconds: float) -> None:
-    message = f"asked to stop, but no step finished within {seconds:.0f} s; stacks are on stderr"
-    ending.record(
-        Termination(
-            FailureClass.INFRASTRUCTURE, "Hang", ExitCode.HANG, message, rank=place.rank, step=metrics.progress.step
-        )
+def _watched(place: Place, metrics: Metrics) -> Watch:
+    """Return a watch that begins now. SIGUSR1 shows the stacks, too, even of a thread that is stuck in C."""
+    faulthandler.register(signal.SIGUSR1)
+    watch = Watch(lambda: metrics.progress.phase, lambda hang: ending.record(_hung(hang, place, metrics.progress.step)))
+    watch.begin()
+    return watch
+
+
+def _hung(hang: Hang, place: Place, step: int) -> Termination:
+    """Return the last word of a rank that hangs: the loss of a peer where it waits for others, else its own fault."""
+    waiting = hang.waiting and place.world > 1
+    message = (
+        f"rank {place.rank} made no progress for {hang.seconds:.0f} s after step {step}; it "
+        f"{'waits for other ranks' if waiting else 'is'} in {hang.place}; stacks are on stderr"
     )
+    return Termination(
+        FailureClass.PEER if waiting else FailureClass.INFRASTRUCTURE, ending.HANG, ExitCode.HANG, message,
+        rank=place.rank, step=step, traceback="\n".join(str(frame) for frame in reversed(hang.stack))[-3000:],
+    )  # fmt: skip
