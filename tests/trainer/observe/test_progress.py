@@ -108,7 +108,7 @@ def test_a_terminal_gets_a_line_that_changes_and_a_pipe_gets_json(job: Path) -> 
     assert re.search(r"\r\x1b\[2Kdone  step 6\r\n", shown)
     assert "{" not in shown
     assert re.findall(r"\x1b\[[\d;]*m", shown) == [], "no colours"
-    assert [line.get("event") for line in lines] == ["resumed", "done"]
+    assert [line.get("event") for line in lines] == ["group-joined", "model-built", "resumed", "done"]
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_json(job: Path) -> None:
