@@ -60,11 +60,18 @@ def test_torch_s_kernel_for_gpus_takes_what_it_is_given() -> None:
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
-    x = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(5)).expand(1, 20, 1, 8)
-    turned = attention.rotate(x, *attention.rotary(torch.arange(20).unsqueeze(0), 8, 10000.0))[0, :, 0]
+    x = torch.randn(1, 1, 1, 1, 8, generator=torch.Generator().manual_seed(5)).expand(1, 20, 1, 1, 8)
+    turned = attention.rotate(x, *attention.rotary(torch.arange(20).unsqueeze(0), 8, 10000.0))[0, :, 0, 0]
 
     products = turned @ turned.t()
 
-    torch.testing.assert_close(turned.norm(dim=-1), x[0, :, 0].norm(dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(turned.norm(dim=-1), x[0, :, 0, 0].norm(dim=-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(products[3, 7], products[13, 17], atol=1e-4, rtol=0)
     assert abs(products[3, 7] - products[3, 8]) > 1e-2
+
+
+def test_the_gradient_of_a_rotation_is_autograd_s_own() -> None:
+    x = torch.randn(2, 5, 2, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(6), requires_grad=True)
+    cos, sin = (angle.double() for angle in attention.rotary(torch.arange(10).view(2, 5), 8, 100.0))
+
+    assert torch.autograd.gradcheck(lambda heads: attention.rotate(heads, cos, sin), (x,))

@@ -84,6 +84,23 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert ranks.run(1, changed_by_nan) == [(False, 0, 0.0)]
 
 
+@pytest.mark.parametrize("clip", [0.5, 0.0])
+def test_a_clip_of_0_is_none(clip: float) -> None:
+    """AdamW hides a factor that all gradients have; its moments do not."""
+    gradient = 0.1 * min(1.0, clip / 2.0) if clip else 0.1
+    assert ranks.run(1, moment_of, clip) == [pytest.approx(gradient, rel=1e-4)]
+
+
+def moment_of(_rank: int, _world: int, clip: float) -> float:
+    """Return the first moment after a gradient of ones of which the norm is said to be 2."""
+    stage = parity.stage()
+    run = parity.trainer(replace(stage, optimizer=replace(stage.optimizer, grad_clip=clip)))
+    for parameter in run.optimizer.parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    run.optimizer.step(1e-3, 2.0)
+    return float(next(iter(run.optimizer.averages.values())).flatten()[0])
+
+
 def largest_difference_to_torch(_rank: int, _world: int) -> float:
     run = parity.trainer(parity.stage())
     clones = {name: p.full_tensor().detach().clone().requires_grad_() for name, p in run.optimizer.parameters.items()}

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from internlm2_spec.config import Stage
@@ -58,6 +60,27 @@ def collectives(_rank: int, _world: int, stages: list[Stage]) -> list[Counts]:
         seen, ops = counted.get_comm_counts(), torch.ops.c10d
         counts.append((seen[ops._allgather_base_], seen[ops._reduce_scatter_base_], seen[ops.allreduce_]))
     return counts
+
+
+@pytest.mark.parametrize(
+    ("world", "settings", "units"),
+    [(1, {}, 0), (2, {"tensor": 2}, 0), (2, {"pipeline": 2}, 0), (2, {}, UNITS), (2, {"shard": 2}, UNITS)],
+    ids=["alone", "tensor ranks", "pipeline ranks", "replicas", "shards"],
+)
+def test_ranks_that_share_no_weights_have_no_fsdp(world: int, settings: dict[str, int], units: int) -> None:
+    stage = parity.stage(layers=LAYERS, micro_batch=1, **settings)
+    assert ranks.run(world, fsdp_units, stage) == [(units, True)] * world
+
+
+def test_a_rank_alone_that_casts_has_fsdp() -> None:
+    assert ranks.run(1, fsdp_units, parity.stage(layers=LAYERS), torch.bfloat16) == [(UNITS, True)]
+
+
+def fsdp_units(_rank: int, _world: int, stage: Stage, dtype: torch.dtype | None = None) -> tuple[int, bool]:
+    """Count the units of FSDP, and say whether every parameter is a DTensor."""
+    parts = parity.trainer(stage, dtype).model.parts.values()
+    units = sum(isinstance(module, FSDPModule) for part in parts for module in part.modules())
+    return units, all(isinstance(parameter, DTensor) for part in parts for parameter in part.parameters())
 
 
 def test_passes_are_in_bf16_and_state_and_reduction_in_fp32() -> None:

@@ -127,15 +127,36 @@ def stretched(base: float, head_size: int, ntk: DynamicNTK, positions: Tensor) -
 
 
 def rotary(positions: Tensor, head_size: int, base: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin, [B, S, 1, head_size] fp32, of the rotary angles at `positions` [B, S]."""
+    """Return cos and sin, [B, S, 1, 1, head_size / 2] fp32, of the rotary angles at `positions` [B, S]."""
     pair = torch.arange(0, head_size, 2, dtype=torch.float32, device=positions.device)
-    angles = positions.unsqueeze(-1).float() * base ** (-pair / head_size)
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(2)
+    angles = positions[:, :, None, None, None].float() * base ** (-pair / head_size)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn heads x [B, S, heads, d] by their positions: element i pairs with i + d/2 (rotate-half order)."""
+    """Turn heads x [B, S, KV heads, heads of each, d] by their positions: element i pairs with i + d/2."""
+    turned: Tensor = _Rotate.apply(x, cos, sin)
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """The gradient is turned the other way round, and of x nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, sin, -1.0), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x * cos + turned * sin).to(x.dtype)
+    out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
+    real, imaginary = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=real).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=imaginary).addcmul_(first, sin, value=direction)
+    return out.to(x.dtype)

@@ -92,7 +92,8 @@ class AdamW:
         finite = math.isfinite(gradient_norm)
         if finite:
             self.updates += 1
-            scale = min(1.0, self.settings.grad_clip / (gradient_norm + 1e-6))
+            clip = self.settings.grad_clip or math.inf
+            scale = min(1.0, clip / (gradient_norm + 1e-6))
             for decayed in (True, False):
                 self._update([n for n, p in self.parameters.items() if (p.ndim > 1) == decayed], lr, scale, decayed)
         for parameter in self.parameters.values():
@@ -102,7 +103,8 @@ class AdamW:
     def _update(self, names: list[str], lr: float, scale: float, decayed: bool) -> None:
         names = [name for name in names if self.shards[name].numel()]
         gradients = [self._gradient(name) for name in names]
-        torch._foreach_mul_(gradients, scale)
+        if scale < 1.0:
+            torch._foreach_mul_(gradients, scale)
         steps = [torch.tensor(float(self.updates), device=gradient.device) for gradient in gradients]
         torch._fused_adamw_(
             [self.shards[name] for name in names], gradients,

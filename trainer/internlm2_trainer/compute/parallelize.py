@@ -117,6 +117,8 @@ def compile_layers(model: InternLM2, backend: str = "inductor") -> None:
 
 
 def _shard(model: InternLM2, mesh: Mesh, *, zero_stage: int, dtype: torch.dtype) -> None:
+    if mesh.fsdp.size() == 1 and dtype == torch.float32:
+        return  # nobody to share with and nothing to cast: FSDP would only copy
     # Shards stay fp32, and so does what AdamW sees: the dtype is that of the copies the passes gather. Nothing is
     # cast on the way in, for activations have the weights' dtype already and rotary angles need theirs.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
