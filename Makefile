@@ -40,7 +40,7 @@ test-trainer: tools ## real ranks on gloo, a real S3 server
 test-e2e: tools ## the whole lab: real kubelets, torchrun, Prometheus, S3
 	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m pytest tests/e2e
 
-.PHONY: fmt generate train-local bench gpu tools
+.PHONY: fmt generate train-local bench bench-trainer gpu tools
 fmt: ## format and fix what ruff can
 	@$(BIN)/ruff check --fix-only . && $(BIN)/ruff format .
 
@@ -56,6 +56,9 @@ bench: tools ## latencies of each arrow over node-kills and process-kills, into 
 gpu: ## parity, speed and memory on a CUDA device, into bench/results/ (PYTHON=python3: with that one's torch)
 	@$(or $(PYTHON),$(RUN)) -m pytest --override-ini addopts=--import-mode=importlib tests/gpu
 	@$(or $(PYTHON),$(RUN)) -m bench.gpu
+
+bench-trainer: ## speed, checkpoints, weights and start of the trainer against their bars, into bench/results/
+	@$(RUN) -m bench
 
 tools: ## install what the lab needs: Debian packages, Go, Kubernetes, S3 server, helm
 	@$(RUN) -m lab deps && $(RUN) -m lab build

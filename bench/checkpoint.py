@@ -1,80 +1,122 @@
 """What a save costs the training: how long it waits, how much memory it takes, how fast bytes go out and come back.
 
-    python -m bench.checkpoint [--mib 512] [--url file:///folder] [--output bench/results/checkpoint.json]
+    python -m bench.checkpoint [--shape 100m] [--url file:///folder] [--output bench/results/checkpoint.json]
 
-One rank without GPU saves a state of that size. The stall is the copy; the upload goes on behind it.
+One rank without GPU takes steps of that model and then saves its whole state, weights and moments. The stall is the
+copy; the upload goes on behind it. `stallShare` is what saves and copies to memory cost at the default intervals, over
+the steps between, `everySteps` x the median step of the same run, by the tokens of a step: copies take as long whatever
+the batch is. Both run on one CPU core here; a GPU makes steps and copies faster.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import re
 import statistics
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
-from torch.distributed import HashStore
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
-from bench.machine import machine
+from bench import record
+from bench.trainer import SEQUENCE, SHAPES, Shape, Step, alone, assemble, step_of
 from internlm2_spec.config import Checkpoint
 from internlm2_trainer import storage
 from internlm2_trainer.checkpoint.checkpointer import Checkpointer
-from internlm2_trainer.checkpoint.memory import Memory
+from internlm2_trainer.checkpoint.memory import PLACES, Memory
+from internlm2_trainer.checkpoint.region import held
 from internlm2_trainer.pod import shm
 
 MIB: Final = 2**20
-TENSORS: Final = 16
 SAMPLE_SECONDS: Final = 0.002
+SAVES: Final = 5
+STEPS: Final = 3
+BATCHES: Final = (2, 8)  # sequences of a step
+DEFAULTS: Final = Checkpoint("file:///unused")
+
+
+def train(shape: Shape) -> tuple[dict[str, Tensor], dict[int, list[float]]]:
+    """Take some steps, and return the state, and by the tokens of a step the seconds of each."""
+    model, optimizer = assemble(shape)
+    found = {}
+    for batch in BATCHES:
+        step = step_of(dataclasses.replace(shape, batch=batch), model, optimizer)
+        seconds = [timed(step, *torch.randint(0, shape.model.vocab, (2, batch, SEQUENCE))) for _ in range(STEPS + 1)]
+        found[batch * SEQUENCE] = seconds[1:]
+    weights = {f"model.{name}": parameter.detach() for name, parameter in model.parameters().items()}
+    return weights | {f"optim.{name}": moment for name, moment in optimizer.state().items()}, found
+
+
+def timed(step: Step, tokens: Tensor, labels: Tensor) -> float:
+    """Return the seconds that a step takes."""
+    started = time.perf_counter()
+    step(tokens, labels)
+    return time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """One save of a shard. `peak_ratio` is the most memory that the save took at any time, over the shard's bytes."""
+class Call:
+    """One save or copy: the stall, the time until it was done behind the training, and how much memory grew in it."""
 
-    shard_mib: float
-    memory_tier: bool
-    stall_seconds: float  # median of the saves after the first
-    first_stall_seconds: float  # pages are touched for the first time
-    save_mib_per_second: float
-    load_mib_per_second: float
-    peak_ratio: float
+    stall: float
+    done: float
+    grown: int
 
 
-def measure(url: str, mib: int, *, memory: Path | None, saves: int = 5) -> Cost:
-    """Save a state of `mib` MiB a few times, load it, and return what it took."""
+def called(checkpoints: Checkpointer, call: Callable[..., None], step: int, state: dict[str, Tensor]) -> Call:
+    """Save or copy, and wait until all of it is done."""
+    started, stalled = time.perf_counter(), checkpoints.stall_seconds
+    with Peak() as peak:
+        call(step, state, {})
+        checkpoints.wait()
+    return Call(checkpoints.stall_seconds - stalled, time.perf_counter() - started, peak.bytes)
+
+
+def measure(
+    url: str, state: dict[str, Tensor], step_seconds: dict[int, float], *, memory: Path | None
+) -> dict[str, Any]:
+    """Save a state a few times, copy it to memory as often, load it, and return what it took."""
     store = storage.open_store(url)
-    room = Memory(memory, 0, limit_bytes=4 * mib * MIB) if memory else None
-    settings = Checkpoint(url, every_steps=1, keep=1, memory_every_steps=int(bool(memory)))
+    size = sum(local.numel() * local.element_size() for local, _ in map(held, state.values()))
+    room = Memory(memory, 0, limit_bytes=2 * len(PLACES) * size) if memory else None
+    interval = DEFAULTS.memory_every_steps if memory else 0
+    settings = Checkpoint(url, keep=1, memory_every_steps=interval)
     kv = HashStore()
     checkpoints = Checkpointer(store, settings, stage="bench", attempt=1, rank=0, world=1, kv=kv, memory=room)
-    state = {f"model.{i}": torch.rand(mib * MIB // 4 // TENSORS) for i in range(TENSORS)}
-    size = sum(tensor.numel() * 4 for tensor in state.values())
-    stalls, seconds = [], []
-    with Peak() as peak:
-        for step in range(1, saves + 1):
-            started, stalled = time.perf_counter(), checkpoints.stall_seconds
-            checkpoints.save(step, state, {})
-            stalls.append(checkpoints.stall_seconds - stalled)
-            checkpoints.wait()
-            seconds.append(time.perf_counter() - started)
-    reader = Checkpointer(
-        store, dataclasses.replace(settings, memory_every_steps=0), stage="bench", attempt=1, rank=0, world=1,
-        kv=kv, incarnation="load",
-    )  # fmt: skip
+    checkpoints.restore(state)  # nothing is there, but this is where a run takes the memory for its copies
+    before = _resident_bytes()
+    saves = [called(checkpoints, checkpoints.save, step, state) for step in range(1, SAVES + 1)]
+    copies = [called(checkpoints, checkpoints.remember, SAVES + 1, state) for _ in range(SAVES)]
+    kept = _resident_bytes() - before
+    plain = Checkpoint(url, memory_every_steps=0)
+    reader = Checkpointer(store, plain, stage="bench", attempt=1, rank=0, world=1, kv=kv, incarnation="load")
     started = time.perf_counter()
     assert reader.restore(state) is not None
     loaded = time.perf_counter() - started
-    return Cost(
-        size / MIB, memory is not None, statistics.median(stalls[1:]), stalls[0],
-        size / MIB / statistics.median(seconds), size / MIB / loaded, peak.bytes / size,
-    )  # fmt: skip
+    save, copy = (statistics.median(call.stall for call in calls[len(PLACES) :]) for calls in (saves, copies))
+    between = DEFAULTS.every_steps // interval - 1 if interval else 0
+    return {
+        "memoryTier": memory is not None,
+        "saveStallSeconds": save,
+        "firstStallSeconds": saves[0].stall,  # pages are touched for the first time
+        "copyStallSeconds": copy,
+        "stallShare": {
+            tokens: (save + between * copy) / (DEFAULTS.every_steps * seconds)
+            for tokens, seconds in step_seconds.items()
+        },
+        "saveMibPerSecond": size / MIB / statistics.median(call.done for call in saves),
+        "loadMibPerSecond": size / MIB / loaded,
+        "peakRatio": max(call.grown for call in (*saves, *copies)) / size,
+        "keptRatio": kept / size,  # the buffers that stay for the next save: one, or the two places of the tier
+    }
 
 
 class Peak:
@@ -107,23 +149,29 @@ def _resident_bytes() -> int:
 def main() -> int:
     """Measure with and without the memory tier, print, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.checkpoint", description=__doc__.split("\n")[0])
-    parser.add_argument("--mib", type=int, default=512, help="size of the shard (default 512)")
+    parser.add_argument("--shape", default="100m", choices=SHAPES, help="the model (default 100m)")
     parser.add_argument("--url", help="where to save (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/checkpoint.json"))
+    record.add_output(parser, "checkpoint")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    alone()
+    state, seconds = train(SHAPES[options.shape])
+    print(f"steps: {seconds}", file=sys.stderr)
+    step_seconds = {tokens: statistics.median(each) for tokens, each in seconds.items()}
     with tempfile.TemporaryDirectory() as folder, shm.folder() as memory:
         url = options.url or f"file://{folder}"
-        costs = [measure(f"{url}/{name}", options.mib, memory=m) for name, m in (("staged", None), ("memory", memory))]
+        ways = (("staged", None), ("memory", memory))
+        costs = [measure(f"{url}/{name}", state, step_seconds, memory=where) for name, where in ways]
     results = {
-        "command": f"python -m bench.checkpoint {' '.join(sys.argv[1:])}".strip(),
-        "machine": machine(),
-        "load": os.getloadavg()[0],
-        "costs": [dataclasses.asdict(cost) for cost in costs],
+        "shape": options.shape,
+        "shardMib": sum(held(tensor)[0].numel() * 4 for tensor in state.values()) / MIB,
+        "stepSeconds": {tokens: record.spread(each) for tokens, each in seconds.items()},
+        "everySteps": DEFAULTS.every_steps,
+        "memoryEverySteps": DEFAULTS.memory_every_steps,
+        "costs": costs,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    record.write(options.output, "bench.checkpoint", results)
     print(json.dumps(results, indent=1))
+    torch.distributed.destroy_process_group()
     return 0
 
 

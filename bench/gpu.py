@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -94,7 +95,7 @@ def compare(found: list[Contestant], work: Work, place: Place, *, rounds: int, s
     turns: dict[str, list[Turn | None]] = {each.name: [] for each in found}
     for number in range(rounds):
         for each in found:
-            turns[each.name].append(turn := attempt(lambda each=each: take_turn(each, work, place, steps)))
+            turns[each.name].append(turn := attempt(partial(take_turn, each, work, place, steps)))
             said = f"{work.tokens / min(turn.seconds):.0f} tokens/s" if turn else "out of memory"
             print(f"recompute {work.recompute}, round {number + 1}/{rounds}: {each.name} {said}", file=sys.stderr)
     peak = peak_flops(place.device, warn=True)

@@ -10,9 +10,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
-from bench.machine import machine
+from bench import record
 from tests.trainer.test_long_sequences import SPLITS, WIDE, peaks
 
 MIB = 2**20
@@ -22,19 +21,16 @@ def main() -> int:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.long", description=__doc__.split("\n")[0])
     parser.add_argument("--sequence-length", type=int, default=8192, help="tokens of the sequence (default 8192)")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/long.json"))
+    record.add_output(parser, "long")
     options = parser.parse_args()
     found = {name: max(each) for name, each in peaks(options.sequence_length).items()}
     results = {
-        "command": f"python -m bench.long {' '.join(sys.argv[1:])}".strip(),
-        "machine": machine(),
         "sequenceLength": options.sequence_length,
         "model": dataclasses.asdict(WIDE),
         "peakMibOfARank": {name: round(peak / MIB, 1) for name, peak in found.items()},
         "timesRanks": {name: round(peak * SPLITS[name][0] / found["one rank"], 3) for name, peak in found.items()},
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    record.write(options.output, "bench.long", results)
     print(json.dumps(results, indent=1))
     return 0
 

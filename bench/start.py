@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.machine import machine
+from bench import record
 from internlm2_spec import config
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Stage
 
@@ -155,9 +155,9 @@ def _spread(stamps: list[Stamp]) -> dict[str, dict[str, float]]:
 def _tokenize(job: Job) -> None:
     examples = TOP / "examples"
     texts = sorted(map(str, (examples / "corpus").glob("179*.txt")))
-    tokenizer = str(examples / "tokenizer/internlm2-2k.model")
+    tokenizer, output = str(examples / "tokenizer/internlm2-2k.model"), str(job.stage().data.url)
     command = [sys.executable, "-m", "internlm2_trainer", "tokenize", "--tokenizer", tokenizer, "--input", *texts]
-    subprocess.run([*command, "--output", job.stage().data.url], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--output", output], check=True, stdout=subprocess.DEVNULL)
 
 
 def _free_port() -> int:
@@ -172,16 +172,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="resumed starts that count (default 7)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4], help="ranks of the jobs (default 1 4)")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/start.json"))
+    record.add_output(parser, "start")
     options = parser.parse_args()
-    results = {
-        "command": f"python -m bench.start {' '.join(sys.argv[1:])}".strip(),
-        "machine": machine(),
-        "jobs": [measure(ranks, options.rounds) for ranks in options.ranks],
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
-    for job in results["jobs"]:
+    jobs = [measure(ranks, options.rounds) for ranks in options.ranks]
+    record.write(options.output, "bench.start", {"jobs": jobs})
+    for job in jobs:
         print(f"{job['ranks']} ranks{'':6}    CPU   wall")
         for phase, took in {"to first step": job["toFirstStep"], **job["phases"]}.items():
             print(f"  {phase:13} {took['cpuSeconds']['median']:6.2f} {took['wallSeconds']['median']:6.2f}")

@@ -1,19 +1,17 @@
 """Training speed on one core against `transformers`' Llama of the same shape.
 
-Run by `make bench-trainer`; writes bench/results/trainer.json and prints a table. Both contestants do whole steps
-(forward, backward, clip, fused AdamW) in fp32 on one thread of one process, in interleaved rounds, and are timed in CPU
-seconds: a neighbour on the machine slows both alike and hits neither's clock.
+    python -m bench.trainer [--shapes 20m 100m] [--rounds 15] [--output bench/results/trainer.json]
+
+Both contestants do whole steps (forward, backward, clip, fused AdamW) in fp32 on one thread of one process, in
+interleaved rounds, and are timed in CPU seconds: a neighbour on the machine slows both alike and hits neither's clock.
 """
 
 import argparse
-import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -21,14 +19,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
-from bench.machine import machine
+from bench import record
 from internlm2_spec import config, flops, presets
 from internlm2_trainer.compute import parallelize
 from internlm2_trainer.compute.mesh import open_mesh
 from internlm2_trainer.compute.optim import AdamW
+from internlm2_trainer.compute.parallelize import LocalModel
 from internlm2_trainer.compute.peak import peak_flops
 
-RESULTS: Final = Path(__file__).parent / "results" / "trainer.json"
 SEQUENCE: Final = 256
 Step = Callable[[Tensor, Tensor], None]
 
@@ -51,16 +49,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.trainer", description=__doc__)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--rounds", type=int, default=15, help="one step of each contestant is a round (default 15)")
+    record.add_output(parser, "trainer")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    alone()
     shapes = {name: measure(SHAPES[name], options.rounds) for name in options.shapes}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"command": "make bench-trainer", "machine": machine(), "shapes": shapes}, indent=1))
+    record.write(options.output, "bench.trainer", {"shapes": shapes})
     for name, result in shapes.items():
         print(f"{name}: {result['ratio']['median']:.2f} x transformers, MFU {result['mfu']:.0%} of the GEMM peak")
     dist.destroy_process_group()
     return 0
+
+
+def alone() -> None:
+    """Make this process the only rank, on one thread."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
 
 
 def measure(shape: Shape, rounds: int) -> dict[str, Any]:
@@ -81,26 +84,35 @@ def measure(shape: Shape, rounds: int) -> dict[str, Any]:
             f"round {number}/{rounds}: " + ", ".join(f"{n} {s[-1]:.0f}" for n, s in speeds.items() if s),
             file=sys.stderr,
         )
-    peak = peak_flops(torch.device("cpu"))
+    peak = peak_flops(torch.device("cpu"), warn=False)
     per_token = flops.per_token_causal(shape.model, SEQUENCE)
     return {
         "parameters": presets.parameters(shape.model),
-        "tokensPerCpuSecond": {name: spread(values) for name, values in speeds.items()},
-        "ratio": spread([a / b for a, b in zip(speeds["internlm2"], speeds["transformers"], strict=True)]),
+        "tokensPerCpuSecond": {name: record.spread(values) for name, values in speeds.items()},
+        "ratio": record.spread([a / b for a, b in zip(speeds["internlm2"], speeds["transformers"], strict=True)]),
         "mfu": max(speeds["internlm2"]) * per_token / peak if peak else None,
         "load": load,
     }
 
 
-def ours(shape: Shape) -> Step:
-    """Return a whole step of the trainer's model and optimizer: FSDP over one rank, one all-reduce."""
+def assemble(shape: Shape) -> tuple[LocalModel, AdamW]:
+    """Return the trainer's model of a shape and its optimizer, on one rank."""
     stage = config.Stage(
         name="bench", model=shape.model, data=config.Data("file:///unused"),
         checkpoint=config.Checkpoint("file:///unused"), sequence_length=SEQUENCE,
         global_batch_tokens=shape.batch * SEQUENCE, steps=1, parallel=config.Parallel(micro_batch=shape.batch),
     )  # fmt: skip
     model = parallelize.build(stage, open_mesh(stage.model, stage.parallel, "cpu"), torch.device("cpu"))
-    optimizer = AdamW(model.parameters(), OPTIMIZER)
+    return model, AdamW(model.parameters(), OPTIMIZER)
+
+
+def ours(shape: Shape) -> Step:
+    """Return a whole step of the trainer's model and optimizer, its one all-reduce included."""
+    return step_of(shape, *assemble(shape))
+
+
+def step_of(shape: Shape, model: LocalModel, optimizer: AdamW) -> Step:
+    """Return a whole step of what was assembled."""
     positions = torch.arange(SEQUENCE).expand(shape.batch, SEQUENCE)
     documents = torch.zeros_like(positions)
 
@@ -136,16 +148,6 @@ def theirs(shape: Shape) -> Step:
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Return count, median, minimum and maximum."""
-    return {
-        "n": len(values),
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
 
 
 if __name__ == "__main__":

@@ -10,26 +10,24 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from bench.machine import machine
+from bench import record
 from internlm2_spec.architecture import Architecture
 from internlm2_spec.config import Model
 from internlm2_spec.manifest import ELEMENT_BYTES, elements
 from internlm2_spec.presets import parameters
 from internlm2_trainer import storage
 from internlm2_trainer.checkpoint import address, shards, verify
-from internlm2_trainer.weights import convert, naming, released
+from internlm2_trainer.weights import convert, huggingface, naming, released
 from internlm2_trainer.weights.convert import Precision
 from internlm2_trainer.weights.naming import Format
 
@@ -61,7 +59,7 @@ def prepare(url: str, architecture: Architecture) -> None:
     named = {each.name: torch.randn(each.shape) for each in naming.tensors(architecture, "internlm2")}
     staged = {name: convert.whole(tensor) for name, tensor in named.items()}
     folder.put(released.SINGLE, shards.encode(staged)[0])
-    described = convert.huggingface.config_json(architecture, "internlm2", "float32")
+    described = huggingface.config_json(architecture, "internlm2", "float32")
     folder.put("config.json", [memoryview(json.dumps(described).encode())])
     convert.import_folder(released.open_folder(folder), folder, run, stage="imported", now=0.0)
 
@@ -116,7 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__.split("\n")[0])
     parser.add_argument("--mib", type=int, default=512, help="size of the model in fp32 (default 512)")
     parser.add_argument("--url", help="where to work (default: a temporary folder)")
-    parser.add_argument("--output", type=Path, default=Path("bench/results/weights.json"))
+    record.add_output(parser, "weights")
     options = parser.parse_args()
     architecture = of_size(options.mib)
     size = parameters(architecture.model) * 4
@@ -130,15 +128,11 @@ def main() -> int:
             costs.append(measure(f"export {name}", size, export, url, name, format, precision))
             costs.append(measure(f"import {name}", size, come_home, url, name))
     results = {
-        "command": f"python -m bench.weights {' '.join(sys.argv[1:])}".strip(),
-        "machine": machine(),
-        "load": os.getloadavg()[0],
         "modelMib": round(size / MIB, 1),
         "fileMib": FILE_BYTES // MIB,
         "costs": [dataclasses.asdict(cost) for cost in costs],
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    record.write(options.output, "bench.weights", results)
     print(json.dumps(results, indent=1))
     return 0
 

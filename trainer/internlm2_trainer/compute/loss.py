@@ -36,22 +36,32 @@ class _HeadLoss(torch.autograd.Function):
     ) -> Tensor:
         loss = x.new_zeros((), dtype=torch.float32)
         x_gradient = torch.empty_like(x)
-        head_gradient = torch.zeros_like(head, dtype=torch.float32)
+        head_gradient = torch.empty_like(head, dtype=torch.float32)
         for start in range(0, x.shape[0], chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             part, gradient = _cross_entropy(x[rows] @ head.t(), labels[rows], tp)
             loss += part
             if gradients:
                 torch.mm(gradient, head, out=x_gradient[rows])
-                head_gradient += gradient.t() @ x[rows]
+                _add_product(head_gradient, gradient.t(), x[rows], first=start == 0)
         ctx.save_for_backward(x_gradient, head_gradient)
         ctx.dtype = head.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        # Not in place: a zero bubble calls this once for the inputs and again for the weights.
         x_gradient, head_gradient = ctx.saved_tensors
         return x_gradient * gradient, (head_gradient * gradient).to(ctx.dtype), None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """Add left @ right to a total in fp32, or set it to that; in fp32 without a tensor in between."""
+    if left.dtype != total.dtype:
+        product = left @ right
+        total.copy_(product) if first else total.add_(product)
+    else:
+        torch.addmm(total, left, right, beta=0.0 if first else 1.0, out=total)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, tp: TensorGroup) -> tuple[Tensor, Tensor]:

@@ -101,10 +101,9 @@ class AdamW:
         return finite
 
     def _update(self, names: list[str], lr: float, scale: float, decayed: bool) -> None:
-        names = [name for name in names if self.shards[name].numel()]
+        if not (names := [name for name in names if self.shards[name].numel()]):
+            return
         gradients = [self._gradient(name) for name in names]
-        if scale < 1.0:
-            torch._foreach_mul_(gradients, scale)
         steps = [torch.tensor(float(self.updates), device=gradient.device) for gradient in gradients]
         torch._fused_adamw_(
             [self.shards[name] for name in names], gradients,
@@ -112,6 +111,8 @@ class AdamW:
             lr=lr, beta1=self.settings.beta1, beta2=self.settings.beta2,
             weight_decay=self.settings.weight_decay if decayed else 0.0,
             eps=EPS, amsgrad=False, maximize=False,
+            # Clipping in the same pass: the kernel divides by this.
+            grad_scale=None if scale == 1.0 else torch.tensor(1.0 / scale, device=gradients[0].device),
         )  # fmt: skip
 
     def _gradient(self, name: str) -> Tensor:
