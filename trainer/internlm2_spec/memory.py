@@ -161,7 +161,9 @@ class _Rank:
     def __init__(self, stage: Stage, mesh: Degrees, micro_steps: int, precision: Precision, pipeline_rank: int) -> None:
         self.own = owned(stage, mesh, pipeline_rank=pipeline_rank)
         self.held = _Held.of(stage, mesh, pipeline_rank)
-        self.zero = 1 if mesh.pipeline > 1 else stage.parallel.zero.stage
+        # Ranks that share no weights and cast none run without FSDP: each computes with the weights it owns.
+        self.alone = mesh.replicate * mesh.shard * mesh.context == 1 and precision.compute == FLOAT32
+        self.zero = 1 if mesh.pipeline > 1 or self.alone else stage.parallel.zero.stage
         self.recompute = stage.parallel.recompute if stage.parallel.recompute_fraction else "None"
         self.sharded, self.accumulates = mesh.shard * mesh.context > 1, micro_steps > 1
         # Until a rank has gone backward for the first time nothing is left of earlier micro-steps.
@@ -192,8 +194,8 @@ class _Rank:
         )
 
     def at_end(self) -> Memory:
-        """The last gradients, those of embedding and head, are packed for their reduction."""
-        last = max(self.held.outer, self.held.layer, key=lambda share: share.gathered).gathered
+        """The last gradients, those of embedding and head, are packed for their reduction, where there is one."""
+        last = max(self.held.outer, self.held.layer, key=lambda share: share.gathered).gathered * (not self.alone)
         return Memory(
             self.own.weights, self.own.gradients, self.own.optimizer,
             gathered=last * self.bytes,
@@ -212,7 +214,7 @@ class _Rank:
         gathers = self.sharded and (self.zero == 3 or not self.accumulates)
         return Memory(
             self.own.weights, self.own.gradients * reduced, self.own.optimizer,
-            gathered=gathered.gathered * self.bytes,
+            gathered=gathered.gathered * self.bytes * (not self.alone),
             unreduced=unreduced + self.held.everything.gathered * FLOAT32 * whole,
             activations=activations, working=working,
             buffers=buffer * gathers + self.held.outer.gathered * FLOAT32 * reduced,
