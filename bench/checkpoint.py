@@ -27,7 +27,8 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from bench import record
-from bench.trainer import SEQUENCE, SHAPES, Shape, Step, alone, assemble, step_of
+from bench.contestants import Place, Step, Work, alone, build, step_of
+from bench.trainer import SHAPES
 from internlm2_spec.config import Checkpoint
 from internlm2_trainer import storage
 from internlm2_trainer.checkpoint.checkpointer import Checkpointer
@@ -43,22 +44,25 @@ BATCHES: Final = (2, 8)  # sequences of a step
 DEFAULTS: Final = Checkpoint("file:///unused")
 
 
-def train(shape: Shape) -> tuple[dict[str, Tensor], dict[int, list[float]]]:
+def train(work: Work, place: Place) -> tuple[dict[str, Tensor], dict[int, list[float]]]:
     """Take some steps, and return the state, and by the tokens of a step the seconds of each."""
-    model, optimizer = assemble(shape)
+    model, optimizer = build(work.stage(), place)
     found = {}
     for batch in BATCHES:
-        step = step_of(dataclasses.replace(shape, batch=batch), model, optimizer)
-        seconds = [timed(step, *torch.randint(0, shape.model.vocab, (2, batch, SEQUENCE))) for _ in range(STEPS + 1)]
-        found[batch * SEQUENCE] = seconds[1:]
+        one = dataclasses.replace(work, batch=batch)
+        step = step_of(one.stage(), place.device, model, optimizer)
+        seconds = [
+            timed(step, torch.randint(0, work.model.vocab, (batch, work.sequence_length))) for _ in range(STEPS + 1)
+        ]
+        found[one.tokens] = seconds[1:]
     weights = {f"model.{name}": parameter.detach() for name, parameter in model.parameters().items()}
     return weights | {f"optim.{name}": moment for name, moment in optimizer.state().items()}, found
 
 
-def timed(step: Step, tokens: Tensor, labels: Tensor) -> float:
+def timed(step: Step, tokens: Tensor) -> float:
     """Return the seconds that a step takes."""
     started = time.perf_counter()
-    step(tokens, labels)
+    step(tokens)
     return time.perf_counter() - started
 
 
@@ -153,26 +157,31 @@ def main() -> int:
     parser.add_argument("--url", help="where to save (default: a temporary folder)")
     record.add_output(parser, "checkpoint")
     options = parser.parse_args()
-    alone()
-    state, seconds = train(SHAPES[options.shape])
-    print(f"steps: {seconds}", file=sys.stderr)
+    torch.set_num_threads(1)
+    with alone(torch.device("cpu")) as place:
+        results = measured(options.shape, options.url, place)
+    record.write(options.output, "bench.checkpoint", results)
+    print(json.dumps(results, indent=1))
+    return 0
+
+
+def measured(shape: str, base: str | None, place: Place) -> dict[str, Any]:
+    """Train, then save with and without the memory tier."""
+    state, seconds = train(SHAPES[shape], place)
+    print(f"seconds of a step, by its tokens: {seconds}", file=sys.stderr)
     step_seconds = {tokens: statistics.median(each) for tokens, each in seconds.items()}
     with tempfile.TemporaryDirectory() as folder, shm.folder() as memory:
-        url = options.url or f"file://{folder}"
+        url = base or f"file://{folder}"
         ways = (("staged", None), ("memory", memory))
         costs = [measure(f"{url}/{name}", state, step_seconds, memory=where) for name, where in ways]
-    results = {
-        "shape": options.shape,
+    return {
+        "shape": shape,
         "shardMib": sum(held(tensor)[0].numel() * 4 for tensor in state.values()) / MIB,
         "stepSeconds": {tokens: record.spread(each) for tokens, each in seconds.items()},
         "everySteps": DEFAULTS.every_steps,
         "memoryEverySteps": DEFAULTS.memory_every_steps,
         "costs": costs,
     }
-    record.write(options.output, "bench.checkpoint", results)
-    print(json.dumps(results, indent=1))
-    torch.distributed.destroy_process_group()
-    return 0
 
 
 if __name__ == "__main__":

@@ -109,8 +109,12 @@ def ours_compiled(work: Work, place: Place) -> Step:
 
 
 def _ours(stage: config.Stage, place: Place) -> Step:
-    model, optimizer = build(stage, place)
-    positions = torch.arange(stage.sequence_length, device=place.device).expand(stage.parallel.micro_batch, -1)
+    return step_of(stage, place.device, *build(stage, place))
+
+
+def step_of(stage: config.Stage, device: torch.device, model: LocalModel, optimizer: AdamW) -> Step:
+    """Return a whole step of what was built, its one all-reduce included."""
+    positions = torch.arange(stage.sequence_length, device=device).expand(stage.parallel.micro_batch, -1)
     documents = torch.zeros_like(positions)
 
     def step(tokens: Tensor) -> None:

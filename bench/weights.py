@@ -2,8 +2,9 @@
 
     python -m bench.weights [--mib 512] [--url file:///folder] [--output bench/results/weights.json]
 
-A model of about that size in fp32 is exported in files of 64 MiB and imported again, in one process each so that
-its peak is its own. Rates are MiB of the files that are written, per second of wall time and of CPU time.
+A model of about that size in fp32 is exported in files of 64 MiB and imported again as objects of 64 MiB (1 GiB by
+default, which would hold all of it), in one process each so that its peak is its own. Rates are MiB of the files that
+are written, per second of wall time and of CPU time.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def come_home(url: str, name: str) -> int:
     """Import an exported folder and return the bytes that were written."""
     source, run = storage.open_store(f"{url}/{name}"), storage.open_store(f"{url}/home-{name}")
     folder = released.open_folder(source)
-    manifest = convert.import_folder(folder, source, run, stage="imported", now=0.0)
+    manifest = convert.import_folder(folder, source, run, stage="imported", now=0.0, object_bytes=FILE_BYTES)
     return sum(elements(t.shape) * ELEMENT_BYTES[t.dtype] for t in manifest.tensors.values())
 
 
