@@ -35,7 +35,7 @@ test-api: tools ## the CRD and the operator against a real kube-apiserver
 	@$(RUN) -m pytest tests/api
 
 test-trainer: tools ## real ranks on gloo, a real S3 server
-	@$(RUN) -m pytest --numprocesses 2 --dist loadscope tests/trainer
+	@$(RUN) -m pytest tests/trainer
 
 test-e2e: tools ## the whole lab: real kubelets, torchrun, Prometheus, S3
 	@$(RUN) -m lab up && $(RUN) -m lab enter -- $(BIN)/python -m pytest tests/e2e
