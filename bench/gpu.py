@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import gc
 import importlib.metadata
-import json
 import platform
 import statistics
 import subprocess
@@ -18,18 +17,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import torch
 
+from bench import record
 from bench.contestants import Contestant, Place, Work, alone, contestants
 from bench.longest import longest
 from internlm2_spec import config, flops, presets
 from internlm2_spec.gpus import GIB
 from internlm2_trainer.compute.peak import peak_flops
 
-RESULTS: Final = Path(__file__).parent / "results" / "gpu.json"
 T = TypeVar("T")
 
 NO_DEVICE: Final = "no CUDA device here, so nothing was tested or measured; run this where nvidia-smi shows one"
@@ -53,7 +51,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant (default 3)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a turn (default 5)")
     parser.add_argument("--up-to", type=int, default=2**18, help="longest sequence to try (default 262144)")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    record.add_output(parser, "gpu")
     options = parser.parse_args()
     limit = options.up_to // options.sequence_length * options.sequence_length
     if not torch.cuda.is_available():
@@ -64,10 +62,8 @@ def main() -> int:
     work = Work(presets.PRESETS[options.model], options.sequence_length, options.batch)
     with alone(torch.device("cuda", 0)) as place:
         found = measure(contestants(), work, place, rounds=options.rounds, steps=options.steps, limit=limit)
-    command = f"python -m bench.gpu {' '.join(sys.argv[1:])}".strip()
-    results = {"command": command, "machine": machine(place.device), "model": options.model, **found}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1) + "\n")
+    results = {"machine": machine(place.device), "model": options.model, **found}
+    record.write(options.output, "bench.gpu", results)
     print("\n".join(table(results)))
     return 0
 

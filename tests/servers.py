@@ -42,7 +42,7 @@ class S3Server:
         self.objects = folder / "objects"
         self.objects.mkdir(parents=True)
         self._log = folder / "versitygw.log"
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -105,7 +105,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         shutil.rmtree(server.objects, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, Final
 from internlm2_spec import config
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage
 from internlm2_spec.contract import Termination
+from tests import servers
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_SECONDS: Final = 150.0
@@ -136,6 +136,4 @@ def stage(folder: Path, corpus_url: str, *, steps: int) -> Stage:
 
 def endpoint() -> str:
     """Return a free port of this machine, as HOST:PORT."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{servers.free_port()}"

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from internlm2_spec.config import Optimizer
 from internlm2_spec.metrics import Part
-from internlm2_trainer.compute.tensor import local
+from internlm2_trainer.compute.tensor import like, local
 from internlm2_trainer.observe.stopwatch import Stopwatch
 
 EPS = 1e-8
@@ -67,8 +67,8 @@ class AdamW:
         """Return the moments as DTensors that share memory with the optimizer's."""
         state: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            state[f"{name}.exp_avg"] = _like(parameter, self.averages[name])
-            state[f"{name}.exp_avg_sq"] = _like(parameter, self.squares[name])
+            state[f"{name}.exp_avg"] = like(parameter, self.averages[name])
+            state[f"{name}.exp_avg_sq"] = like(parameter, self.squares[name])
         return state
 
     def reduce(self, loss: Tensor, *, copies: int, stop: bool, watch: Stopwatch[Any] | None = None) -> Totals:
@@ -127,10 +127,3 @@ class AdamW:
         copies = math.prod(mesh.size(i) for i, placed in enumerate(parameter.placements) if placed.is_replicate())
         norm: Tensor = torch.linalg.vector_norm(self._gradient(name))
         return norm.square() / copies
-
-
-def _like(parameter: DTensor, shard: Tensor) -> DTensor:
-    return DTensor.from_local(
-        shard, parameter.device_mesh, parameter.placements,
-        run_check=False, shape=parameter.shape, stride=parameter.stride(),
-    )  # fmt: skip

@@ -15,7 +15,7 @@ from internlm2_spec.config import Stage
 from internlm2_trainer.compute.context import open_attention
 from internlm2_trainer.compute.mesh import Mesh
 from internlm2_trainer.compute.model import Block, InternLM2, init_std
-from internlm2_trainer.compute.tensor import TensorGroup, local
+from internlm2_trainer.compute.tensor import TensorGroup, like, local
 
 # Which dimension of a matrix is split over the tensor ranks, by the name of its module. Norms are replicated.
 SPLIT_DIMENSION: Final = {"tok_embeddings": 0, "wqkv": 0, "wo": 1, "w1": 0, "w3": 0, "w2": 1, "output": 0}
@@ -97,11 +97,7 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
 
     def empty(parameter: Tensor) -> Tensor:
         assert isinstance(parameter, DTensor)
-        shard = torch.empty_like(local(parameter), device=device)
-        return DTensor.from_local(
-            shard, parameter.device_mesh, parameter.placements,
-            run_check=False, shape=parameter.shape, stride=parameter.stride(),
-        )  # fmt: skip
+        return like(parameter, torch.empty_like(local(parameter), device=device))
 
     model._apply(empty)
 

@@ -52,6 +52,14 @@ class TensorGroup:
         return torch.cat((rows[first : first + queries], rows[-2:])).flatten(0, 1)
 
 
+def like(parameter: DTensor, shard: Tensor) -> DTensor:
+    """Return a shard as the part of a whole that this rank has of `parameter`; they share memory."""
+    return DTensor.from_local(
+        shard, parameter.device_mesh, parameter.placements,
+        run_check=False, shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
+
+
 def local(parameter: Tensor) -> Tensor:
     """Return the plain tensor of a parameter, gradients included."""
     plain: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter

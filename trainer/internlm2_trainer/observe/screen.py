@@ -24,20 +24,19 @@ class Screen:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    def open(self) -> None:
+    def __enter__(self) -> None:
         """Take over what is said from now on."""
         output.listener = self.show
         threading.Thread(target=self._refresh, name="screen", daemon=True).start()
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the line as it is; lines come below it again."""
-        if not self._closed.is_set():
-            self._closed.set()
-            output.listener = None
-            with self._lock:
-                self._draw()
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+        self._closed.set()
+        output.listener = None
+        with self._lock:
+            self._draw()
+            sys.stdout.write("\n")
+            sys.stdout.flush()
 
     def show(self, said: Mapping[str, Any]) -> None:
         """Draw one more line of output: an event above the line, a step in it."""

@@ -1,5 +1,6 @@
 """One rank from its environment to its exit code."""
 
+import contextlib
 import datetime
 import faulthandler
 import os
@@ -89,20 +90,16 @@ def main(config_path: str, span: Span | None = None) -> int:
     """
     place = Place.from_environment()
     metrics = Metrics(_first_progress(place), age_seconds=process.age_seconds())
-    stage, shown = None, None
+    stage = None
     try:
         stage = config.read(config_path)
-        shown = _screen(stage, place, metrics)
-        code = _train(stage, place, metrics, span)
+        with _screen(stage, place, metrics):
+            code = _train(stage, place, metrics, span)
     except Exception as error:
-        if shown:
-            shown.close()
         advice = _advice(stage, place.world) if stage and ending.out_of_memory(error) else ""
         end = ending.explain(error, rank=place.rank, step=metrics.progress.step, advice=advice)
         print(end.traceback or end.message, file=sys.stderr, flush=True)
     else:
-        if shown:
-            shown.close()
         failure = FailureClass.DONE if code is ExitCode.DONE else FailureClass.STOPPED
         reason = "Completed" if code is ExitCode.DONE else "StoppedOnRequest"
         end = Termination(failure, reason, code, rank=place.rank, step=metrics.progress.step)
@@ -114,13 +111,11 @@ def _advice(stage: Stage, world: int) -> str:
     return exhausted.advice(stage, world, memory.CUDA if torch.cuda.is_available() else memory.CPU)
 
 
-def _screen(stage: Stage, place: Place, metrics: Metrics) -> Screen | None:
+def _screen(stage: Stage, place: Place, metrics: Metrics) -> contextlib.AbstractContextManager[None]:
     """Return what shows the run where a person looks at it."""
     if place.rank or not screen.wanted():
-        return None
-    shown = Screen(stage.name, stage.steps, lambda: metrics.progress.phase)
-    shown.open()
-    return shown
+        return contextlib.nullcontext()
+    return Screen(stage.name, stage.steps, lambda: metrics.progress.phase)
 
 
 def _train(stage: Stage, place: Place, metrics: Metrics, span: Span | None) -> ExitCode:
