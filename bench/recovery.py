@@ -10,9 +10,10 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bench.machine import machine
 from lab import scene, view
@@ -20,6 +21,9 @@ from lab.cluster import Lab
 from lab.report import ARROWS, bit_equal, seconds_since
 from lab.watch import JobWatch, Seen
 
+RENDEZVOUS: Final = "rendezvous"
+# The arrows of the operator's record, and, by the logs of the pods, when all members had started ranks again.
+REACHED: Final = (*ARROWS[:-2], RENDEZVOUS, *ARROWS[-2:])
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 
 
@@ -80,7 +84,7 @@ def measure(lab: Lab, kind: str, rounds: int) -> dict[str, Any]:
     finally:
         scene.kubectl("delete", "internlm2job", name, "--ignore-not-found", "--wait=true")
         lab.heal()
-    arrows = {arrow: spread([s[arrow] for s in samples if arrow in s]) for arrow in ARROWS}
+    arrows = {arrow: spread([s[arrow] for s in samples if arrow in s]) for arrow in REACHED}
     return {
         "rounds": rounds,
         "replayedStepsBitEqual": equal,
@@ -101,7 +105,7 @@ def settle(watch: JobWatch) -> None:
 
 
 def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
-    """Inject one fault, wait until it is closed, return the arrows in seconds."""
+    """Inject one fault, wait until it is closed and a node at fault is cordoned, return the arrows in seconds."""
     before = {f["id"] for f in watch.seen.faults}
     injection = KINDS[kind]
     pod, node = watch.seen.member(first=injection.first)
@@ -114,12 +118,25 @@ def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
         case _:
             lab.fault("xid", node=node, gpu=0, xid=79)
 
-    def healed(seen: Seen) -> bool:
-        return any(fault["id"] not in before for fault in seen.closed)
+    cordons = injection.fault != "process-kill"  # torchrun may go on before Kubernetes calls a node dead
 
-    watch.wait(healed, seconds=300, what=f"{kind} healed")
-    fault = next(fault for fault in watch.seen.closed if fault["id"] not in before)
-    return seconds_since(injected, fault["times"])
+    def healed(seen: Seen) -> list[dict[str, Any]]:
+        fresh = [fault for fault in seen.closed if fault["id"] not in before]
+        return [fault for fault in fresh if fault.get("cordoned") or not cordons]
+
+    watch.wait(lambda seen: bool(healed(seen)), seconds=300, what=f"{kind} healed")
+    seen = watch.seen
+    members = int(seen.job["spec"]["nodes"]["max"])
+    return seconds_since(injected, healed(seen)[0]["times"]) | rejoined(dict(seen.starts), injected, members)
+
+
+def rejoined(starts: Mapping[str, tuple[float, int]], injected: float, members: int) -> dict[str, float]:
+    """Return after how many seconds as many pods as train had started ranks since, nothing while they have not.
+
+    `starts` holds the newest start of each pod: of several rounds of the rendezvous the last counts.
+    """
+    since = sorted(when - injected for when, _ in starts.values() if when > injected)
+    return {RENDEZVOUS: round(since[members - 1], 2)} if len(since) >= members else {}
 
 
 def spread(values: list[float]) -> dict[str, float] | None:

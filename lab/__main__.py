@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from lab import build, deps, faults
+from lab import build, deps, faults, images
+from lab.chaos import options as chaos_options
 from lab.cluster import Lab
+from lab.control import SCRAPE_SECONDS
 from lab.settings import CHECKOUT, LabError
 from lab.victims import OPERATOR
 
-DESCRIPTION = """A real Kubernetes on this machine: etcd, API server, 4 nodes with real kubelets, DNS, S3, Prometheus.
+DESCRIPTION = """A real Kubernetes on this machine: etcd, API server, 5 nodes with real kubelets, DNS, S3, Prometheus.
 Only the GPUs are simulated (device plugin and DCGM exporter). Needs Linux root."""
 EXAMPLES = """examples:
   python -m lab up                                   start it (20 s once everything is built)
@@ -22,14 +24,17 @@ EXAMPLES = """examples:
   python -m lab enter -- python my_s3_program.py     run where S3, Prometheus and the API server can be reached
   python -m lab fault node-kill --node n2            lose a machine
   python -m lab fault xid --node n1 --gpu 0 --xid 79
+  python -m lab fault partition --node n3 --seconds 20
   python -m lab fault heal                           undo every fault
+  python -m lab chaos --faults 100 --seed 1 2        a job under a hundred faults, nobody helping
+  python -m lab dashboards --minutes 20              pictures of what it went through, into docs/images
   python -m lab logs n2-kubelet -f                   the output of a daemon; `logs` alone lists them
   python -m lab down                                 remove everything but the built tools
 
 The lab has network namespaces of its own: nothing of it can be reached from outside `enter`, `kubectl` and `helm`.
 --state DIR (or INTERNLM2_LAB_STATE) names another lab, apart from this one."""
 # What follows these is another program's command line and is not parsed here.
-PASSTHROUGH = ("kubectl", "helm", "enter", "demo")
+PASSTHROUGH = ("kubectl", "helm", "enter", "demo", "chaos", "dashboards", "images")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("up", help="start whatever does not run and wait until all nodes are Ready")
     verbs.add_parser("down", help="stop everything and leave nothing behind, also after a crash")
     verbs.add_parser("status", help="daemons, nodes and injected faults").add_argument("--json", action="store_true")
-    verbs.add_parser("deps", help="install the Debian packages that are missing")
+    packages = verbs.add_parser("deps", help="install the Debian packages that are missing")
+    packages.add_argument("--browser", action="store_true", help="what pages are looked at with, too (300 MB)")
     verbs.add_parser("build", help="build the Go tools that are missing")
     for name in PASSTHROUGH:
         verb = verbs.add_parser(name, help=PASSED[name][1], add_help=False, prefix_chars="\0")
@@ -61,10 +67,13 @@ def _logs(verb: argparse.ArgumentParser) -> None:
 
 def _fault(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("kind", choices=[*faults.KINDS, "heal"])
-    verb.add_argument("--node", help="n1 to n4")
+    verb.add_argument("--node", help="n1 to n4, which have GPUs, or n5")
     verb.add_argument("--gpu", type=int, help="index on the node (default 0)")
     verb.add_argument("--xid", type=int, help="such as 79 (off the bus) or 31 (the program's fault)")
     verb.add_argument("--pod", help="namespace/name (default: first pod of the first job)")
+    verb.add_argument("--by", type=int, help="clock-jump: seconds, such as -3600 (default) or 120")
+    verb.add_argument("--prefix", help="bit-rot: bucket/job whose newest checkpoint is damaged")
+    verb.add_argument("--seconds", type=float, help="undo it after so long; what heals by itself needs none")
     verb.add_argument(
         "--link", choices=("down", "up"), help="node-kill: down = power loss, no FIN or RST (default); up"
     )
@@ -82,8 +91,11 @@ def down(lab: Lab, _: argparse.Namespace) -> int:
     return 0
 
 
-def install(lab: Lab, _: argparse.Namespace) -> int:
+def install(lab: Lab, args: argparse.Namespace) -> int:
     deps.install_debian(lab.versions)
+    if args.browser:  # before anybody enters the lab, from which no package can be reached
+        deps.install_browser(lab.versions)
+        deps.axe(lab.versions)
     return 0
 
 
@@ -127,6 +139,21 @@ def demo(lab: Lab, args: argparse.Namespace) -> int:
     return _inside(lab, [sys.executable, "-m", "lab.demo", *args.rest])
 
 
+def chaos(lab: Lab, args: argparse.Namespace) -> int:
+    chaos_options.parse(args.rest)
+    lab.up()
+    return _inside(lab, [sys.executable, "-m", "lab.chaos", *args.rest])
+
+
+def dashboards(lab: Lab, args: argparse.Namespace) -> int:
+    scrape = f"--scrape={SCRAPE_SECONDS}"
+    return _inside(lab, [sys.executable, "-m", "dashboards.snapshot", scrape, *args.rest])
+
+
+def build_images(_: Lab, args: argparse.Namespace) -> int:
+    return images.main(args.rest)
+
+
 def _inside(lab: Lab, argv: list[str]) -> int:
     return lab.run_in_network(argv, capture=False, seconds=None).returncode
 
@@ -158,8 +185,13 @@ def fault(lab: Lab, args: argparse.Namespace) -> int:
         for record in lab.heal(args.node):
             print(json.dumps({"healed": record}), flush=True)
         return 0
-    what = {key: getattr(args, key) for key in ("node", "gpu", "xid", "pod", "link")}
-    print(json.dumps(lab.fault(args.kind, **what)), flush=True)
+    what = {key: getattr(args, key) for key in ("node", "gpu", "xid", "pod", "link", "prefix", "by")}
+    record = lab.fault(args.kind, **what)
+    print(json.dumps(record), flush=True)
+    if args.seconds is not None:
+        time.sleep(args.seconds)
+        lab.undo(record)
+        print(json.dumps({"healed": record}), flush=True)
     return 0
 
 
@@ -168,6 +200,9 @@ PASSED: dict[str, tuple[Callable[[Lab, argparse.Namespace], int], str]] = {
     "helm": (tool("helm"), "run helm against the lab"),
     "enter": (enter, "run a program in the lab's network with KUBECONFIG, AWS_* and PROMETHEUS_URL set"),
     "demo": (demo, "play the demo: a job loses a node and a GPU, and heals itself"),
+    "chaos": (chaos, "break things at random, a hundred in a row, and look whether one job survives them to the bit"),
+    "dashboards": (dashboards, "draw the chart's dashboards from the lab's Prometheus into docs/images"),
+    "images": (build_images, "build images/ from Debian's packages, where no registry can be reached"),
 }
 VERBS: dict[str, Callable[[Lab, argparse.Namespace], int]] = {
     "up": up,
@@ -181,7 +216,7 @@ VERBS: dict[str, Callable[[Lab, argparse.Namespace], int]] = {
 
 
 # The lab's containers show the environment of the Python that starts it, so it must be the locked one.
-NEEDS_ENVIRONMENT = ("up", "demo")
+NEEDS_ENVIRONMENT = ("up", "demo", "chaos", "dashboards")
 
 
 def enter_environment() -> None:

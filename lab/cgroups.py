@@ -1,5 +1,7 @@
 """A control group per node: the kubelet's root, and how every process of a node's pods is found."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -48,28 +50,37 @@ def make(name: str) -> None:
 
 def processes(name: str) -> set[int]:
     """Return the pids in the group and below it."""
-    found: set[int] = set()
-    for folder in folders(name):
-        for file in folder.rglob("cgroup.procs"):
-            try:
-                found |= {int(pid) for pid in file.read_text().split()}
-            except OSError:  # the group went away while we walked
-                continue
-    return found
+    return {pid for folder in folders(name) for group in _walk(folder) for pid in _own(group)}
 
 
-def below(name: str, part: str) -> list[Path]:
+def processes_below(name: str, part: str) -> set[int]:
+    """Return the pids in the groups inside the group whose name contains `part`, and below them."""
+    return {pid for found in _below(name, part) for group in _walk(found) for pid in _own(group)}
+
+
+def _own(folder: Path) -> list[int]:
+    """Return the pids in a group itself, none when it has gone."""
+    try:
+        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return a folder and all below it; groups come and go while we walk, which `Path.rglob` does not survive."""
+    return [Path(path) for path, _, _ in os.walk(folder)]
+
+
+def _below(name: str, part: str) -> list[Path]:
     """Return the folders inside the group whose name contains `part`, in one hierarchy."""
     top = next((folder for folder in folders(name) if folder.exists()), None)
-    return sorted(path for path in top.rglob("*") if path.is_dir() and part in path.name) if top else []
+    return sorted(path for path in _walk(top) if part in path.name) if top else []
 
 
 def remove(name: str) -> bool:
     """Remove the group with everything below it; return whether nothing is left."""
     for folder in folders(name):
-        for path in [*sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True), folder]:
-            try:
+        for path in sorted(_walk(folder), reverse=True):
+            with suppress(OSError):  # gone already, or its last process is still being buried: the caller tries again
                 path.rmdir()
-            except OSError:  # gone already, or its last process is still being buried: the caller tries again
-                continue
     return not any(folder.exists() for folder in folders(name))

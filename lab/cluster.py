@@ -35,7 +35,7 @@ class Lab:
 
     @cached_property
     def control(self) -> control.Control:
-        return control.Control(self.names, self.binaries, self.node_names)
+        return control.Control(self.names, self.binaries, tuple(n for n in self.node_names if self.node(n).gpus))
 
     def node(self, name: str) -> Node:
         """Return one node.
@@ -231,10 +231,10 @@ class Lab:
         return {node["metadata"]["name"]: node for node in self.get("nodes")["items"]}
 
     def node_is_ready(self, name: str, node: dict[str, Any] | None = None) -> bool:
-        """Return whether a node is Ready and announces all of its GPUs as healthy."""
+        """Return whether a node is Ready and announces all of the GPUs that it has as healthy."""
         status = (node or self.get("node", name))["status"]
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
-        return ready and status.get("allocatable", {}).get("nvidia.com/gpu") == str(self.versions.gpus_per_node)
+        return ready and int(status.get("allocatable", {}).get("nvidia.com/gpu", 0)) == self.node(name).gpus
 
     def status(self) -> dict[str, Any]:
         """Return which daemons run, the nodes, and the injected faults; works on a lab that is down."""
@@ -251,6 +251,11 @@ class Lab:
     def fault(self, kind: str, **what: Any) -> dict[str, Any]:
         """Inject a fault (see `faults.KINDS`); return what was done, with the wall-clock time of it."""
         return faults.inject(self, kind, **what)
+
+    def undo(self, record: dict[str, Any]) -> None:
+        """End one fault, as `fault` returned it; a cordon of its node stays."""
+        with self._locked():
+            faults.undo(self, record)
 
     def heal(self, node: str | None = None) -> list[dict[str, Any]]:
         """Undo the injected faults, of one node or all, and return them.

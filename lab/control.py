@@ -1,6 +1,7 @@
 """The servers around the nodes: control plane, DNS, S3 and Prometheus, all in the control-plane namespace."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,10 @@ FIRST = ("etcd", "kube-apiserver", "versitygw")
 THEN = ("kube-controller-manager", "kube-scheduler", "coredns", "podsd", "prometheus")
 # Debian builds Prometheus without Kubernetes discovery: podsd gives it the same labels over HTTP.
 PODSD = "127.0.0.1:9101"
+# Stands in the S3 server's place while a fault wants it; the server is behind it then.
+S3_PROXY = "s3proxy"
+S3_PORT, S3_PORT_BEHIND = 9000, 9001
+SCRAPE_SECONDS = 2  # of Prometheus
 
 COREFILE = """. {{
     bind {router}
@@ -31,19 +36,20 @@ class Control:
 
     names: Names
     binaries: dict[str, Path]
-    nodes: tuple[str, ...]
+    gpu_nodes: tuple[str, ...]
 
-    def start(self, server: str) -> None:
-        """Start a server unless it runs."""
+    def start(self, server: str, *arguments: str) -> None:
+        """Start a server unless it runs; the S3 server goes behind the proxy where that runs."""
         if process.pid_of(server, self.names.state) is None:
             argv, env = self._command(server)
-            process.start(server, process.nsenter(self.names.control_netns, *argv), state=self.names.state, env=env)
+            inside = process.nsenter(self.names.control_netns, *argv, *arguments)
+            process.start(server, inside, state=self.names.state, env=env)
 
     def kill(self, server: str) -> int | None:
-        """SIGKILL a server; return its pid, None when it did not run."""
+        """SIGKILL a server and see it gone; return its pid, None when it did not run."""
         pid = process.pid_of(server, self.names.state)
         if pid is not None:
-            process.kill([pid])
+            process.kill_until_gone(lambda: {pid}, what=server)
         return pid
 
     def write_files(self) -> None:
@@ -51,11 +57,11 @@ class Control:
         names = self.names
         (names.state / "s3").mkdir(exist_ok=True)
         (names.state / "Corefile").write_text(COREFILE.format(router=names.ROUTER, kubeconfig=names.kubeconfig))
-        (names.state / "prometheus.json").write_text(json.dumps(prometheus(names, self.nodes), indent=1))
+        (names.state / "prometheus.json").write_text(json.dumps(prometheus(names, self.gpu_nodes), indent=1))
 
     def _command(self, server: str) -> tuple[list[str], dict[str, str]]:
         names, state = self.names, self.names.state
-        binary = str(self.binaries.get(server, server))
+        binary = sys.executable if server == S3_PROXY else str(self.binaries.get(server, server))
         kubeconfig = [f"--{kind}={names.kubeconfig}" for kind in KUBECONFIGS] + ["--leader-elect=false"]
         loopback = "--bind-address=127.0.0.1"
         arguments = {
@@ -79,7 +85,8 @@ class Control:
                 f"--token={state}/token",
                 f"--listen={PODSD}",
             ],
-            "versitygw": ["--port", f"{names.ROUTER}:9000", "posix", f"{state}/s3"],
+            "versitygw": ["--port", self._s3(behind=self._proxied()), "posix", f"{state}/s3"],
+            S3_PROXY: [str(PROXY), "--listen", self._s3(behind=False), "--to", self._s3(behind=True)],
             "prometheus": [
                 f"--config.file={state}/prometheus.json",
                 f"--storage.tsdb.path={state}/prometheus",
@@ -89,6 +96,12 @@ class Control:
         }[server]
         secret = {"ROOT_ACCESS_KEY": names.S3_ACCESS_KEY, "ROOT_SECRET_KEY": names.S3_SECRET_KEY}
         return [binary, *arguments], secret if server == "versitygw" else {}
+
+    def _proxied(self) -> bool:
+        return process.pid_of(S3_PROXY, self.names.state) is not None
+
+    def _s3(self, *, behind: bool) -> str:
+        return f"{self.names.ROUTER}:{S3_PORT_BEHIND if behind else S3_PORT}"
 
     def _apiserver(self) -> list[str]:
         names, state = self.names, self.names.state
@@ -110,6 +123,7 @@ class Control:
         ]
 
 
+PROXY = Path(__file__).with_name("s3proxy.py")
 KUBECONFIGS = ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")
 ETCD = (
     "--listen-client-urls",
@@ -126,12 +140,13 @@ ETCD = (
 )
 
 
-def prometheus(names: Names, nodes: tuple[str, ...]) -> dict[str, object]:
+def prometheus(names: Names, gpu_nodes: tuple[str, ...]) -> dict[str, object]:
     """Return Prometheus' configuration: the GPU exporters, and every running pod that asks to be scraped."""
-    exporters = [{"targets": [f"{names.node_address(node)}:9400"], "labels": {"node": node}} for node in nodes]
+    exporters = [{"targets": [f"{names.node_address(node)}:9400"], "labels": {"node": node}} for node in gpu_nodes]
+    every = f"{SCRAPE_SECONDS}s"
     discovery = {"url": f"http://{PODSD}/", "refresh_interval": "2s"}
     return {
-        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"},
+        "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
         "scrape_configs": [
             {"job_name": "dcgm-exporter", "static_configs": exporters},
             {"job_name": "pods", "http_sd_configs": [discovery], "relabel_configs": RELABEL},

@@ -17,15 +17,44 @@ def install_debian(versions: Versions) -> None:
     Raises:
         LabError: no root, no apt-get, or apt-get failed.
     """
-    missing = [path for path in versions.debian_files if not Path(path).exists()]
+    _install_debian(versions.debian_packages, versions.debian_files)
+
+
+def install_browser(versions: Versions) -> None:
+    """Install Chromium and a font, as above; about 300 MB, which the lab itself does without."""
+    _install_debian(versions.browser_packages, versions.browser_files)
+
+
+def install_image_tools(versions: Versions) -> None:
+    """Install what builds images, as above."""
+    _install_debian(versions.image_packages, versions.image_files)
+
+
+def axe(versions: Versions) -> Path:
+    """Return axe-core, the checker of accessibility, as one script; installed into the cache from PyPI.
+
+    Raises:
+        LabError: the package index gave none.
+    """
+    folder = cache_dir() / versions.axe_package.replace("==", "-")
+    if not any(folder.glob("**/axe.min.js")):
+        _install(versions.axe_package, folder, "--no-deps")
+    found = next(folder.glob("**/axe.min.js"), None)
+    if found is None:
+        raise LabError(f"{folder}: holds no axe.min.js; delete it and try again")
+    return found
+
+
+def _install_debian(packages: tuple[str, ...], files: tuple[str, ...]) -> None:
+    missing = [path for path in files if not Path(path).exists()]
     if not missing:
         return
     require_root()
     if shutil.which("apt-get") is None:
-        raise LabError(f"{missing[0]}: missing, and no apt-get; install {' '.join(versions.debian_packages)}")
-    print(f"lab: installing {len(versions.debian_packages)} Debian packages, about 15 s", file=sys.stderr, flush=True)
+        raise LabError(f"{missing[0]}: missing, and no apt-get; install {' '.join(packages)}")
+    print(f"lab: installing {len(packages)} Debian packages, about 15 s", file=sys.stderr, flush=True)
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *versions.debian_packages]
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
     # Daemons of the packages (prometheus, containerd) would start on the host: a policy that says no stops that.
     with _no_services():
         run("apt-get", "update", "-qq", env=env, seconds=300)
@@ -66,11 +95,23 @@ def go(versions: Versions) -> str:
     return found
 
 
-def _install(package: str, folder: Path) -> None:
+def _install(package: str, folder: Path, *flags: str) -> None:
     uv = shutil.which("uv") or next((str(p) for p in sorted(cache_dir().glob("uv-*/bin/uv"), reverse=True)), None)
     if uv is None:
         raise LabError("uv: not found; run this by make, which brings it, or install Go 1.26 or newer")
-    run(uv, "pip", "install", "--quiet", "--python", sys.executable, "--target", str(folder), package, seconds=600)
+    run(
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        sys.executable,
+        "--target",
+        str(folder),
+        *flags,
+        package,
+        seconds=600,
+    )
 
 
 def _installed(folder: Path) -> str | None:

@@ -11,9 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from lab import cgroups, image, network, process
-from lab.settings import Names, Versions, host_paths
+from lab.settings import LabError, Names, Versions, host_paths, index
 
-DAEMONS = ("containerd", "kubelet", "kube-proxy", "simgpu")
+# The kernel is the machine's, so each node has a file in its place, with records as in /dev/kmsg: see faults/kernel.py.
+KERNEL_LOG = "/run/lab/kmsg"
+# What the node agent watches by default: a disk of its own that can be filled without harm to the machine.
+SMALL_DISK = "/var/lib/internlm2-agent"
+SMALL_DISK_MIB = 8
 # The kubelet sets these for the whole machine; it finds the values it wants in private files instead.
 SYSCTLS = {
     "vm/overcommit_memory": "1",
@@ -30,7 +34,9 @@ mount -t tmpfs -o mode=755 lab /run
 mkdir -p /run/lock /run/lab/upper /run/lab/work
 mount -t overlay -o lowerdir=/var/lib,upperdir=/run/lab/upper,workdir=/run/lab/work lab /var/lib
 case "$STATE/" in /run/*|/var/lib/*) mkdir -p "$STATE"; mount --no-canonicalize --bind . "$STATE";; esac
-mkdir -p /var/lib/kubelet/device-plugins
+mkdir -p /var/lib/kubelet/device-plugins "$SMALL_DISK"
+mount -t tmpfs -o "mode=755,size=${SMALL_DISK_MIB}m" lab "$SMALL_DISK"
+: >"$KERNEL_LOG"
 for file in "$STATE/$NODE"/sysctl/*; do
     target=/proc/sys/$(basename "$file" | tr ' ' /)
     if [ -e "$target" ]; then mount --bind "$file" "$target"; fi
@@ -85,15 +91,41 @@ class Node:
         return self.names.netns(self.name)
 
     @property
+    def gpus(self) -> int:
+        """How many simulated GPUs it has."""
+        return self.versions.gpus_per_node if index(self.name) <= self.versions.gpu_nodes else 0
+
+    @property
+    def daemons(self) -> tuple[str, ...]:
+        return ("containerd", *self._daemons())
+
+    @property
     def gpu_socket(self) -> Path:
+        """Return where the simulated driver is told what to break.
+
+        Raises:
+            LabError: the node has no GPUs.
+        """
+        if not self.gpus:
+            raise LabError(f"--node: {self.name} has no GPUs; use one of n1 to n{self.versions.gpu_nodes}")
         return self.folder / "gpu.sock"
+
+    def inside(self, path: str) -> Path:
+        """Return a path of the node's own mount namespace as this process reaches it.
+
+        Raises:
+            LabError: the node does not run.
+        """
+        if (pid := self.pid("containerd")) is None:
+            raise LabError(f"--node: {self.name} does not run; `python -m lab fault heal` brings it back")
+        return Path(f"/proc/{pid}/root{path}")
 
     def pid(self, daemon: str) -> int | None:
         return process.pid_of(f"{self.name}-{daemon}", self.names.state)
 
     def runs(self) -> bool:
         """Return whether all of the node's daemons run."""
-        return all(self.pid(daemon) for daemon in DAEMONS)
+        return all(self.pid(daemon) for daemon in self.daemons)
 
     def prepare(self) -> None:
         """Make namespace, control group and files, and start containerd; whatever was there is swept first."""
@@ -104,7 +136,8 @@ class Node:
         config = str(self.folder / "containerd.toml")
         shell = ["unshare", "--mount", "--propagation", "private", "sh", str(self.folder / "mounts.sh")]
         argv = process.nsenter(self.netns, *shell, "containerd", "-c", config)
-        env = {"STATE": str(self.names.state), "NODE": self.name}
+        places = {"KERNEL_LOG": KERNEL_LOG, "SMALL_DISK": SMALL_DISK, "SMALL_DISK_MIB": str(SMALL_DISK_MIB)}
+        env = {"STATE": str(self.names.state), "NODE": self.name} | places
         process.start(f"{self.name}-containerd", argv, state=self.names.state, env=env)
 
     def load_images(self) -> None:
@@ -124,7 +157,7 @@ class Node:
 
     def processes(self) -> set[int]:
         """Return every process of the node: daemons, shims, and what runs in its pods."""
-        recorded = {pid for daemon in DAEMONS if (pid := self.pid(daemon))}
+        recorded = {pid for daemon in self.daemons if (pid := self.pid(daemon))}
         return recorded | process.in_netns(self.netns) | cgroups.processes(self.names.cgroup(self.name))
 
     def stop(self) -> None:
@@ -137,7 +170,7 @@ class Node:
 
     def _daemons(self) -> dict[str, list[str]]:
         folder = self.folder
-        return {
+        daemons = {
             "kubelet": [
                 str(self.binaries["kubelet"]),
                 f"--config={folder}/kubelet.json",
@@ -146,17 +179,19 @@ class Node:
                 f"--cert-dir={folder}/cert",
                 f"--hostname-override={self.name}",
                 f"--node-ip={self.names.node_address(self.name)}",
-                "--node-labels=nvidia.com/gpu.present=true",
+                *(["--node-labels=nvidia.com/gpu.present=true"] if self.gpus else []),
             ],
             "kube-proxy": [str(self.binaries["kube-proxy"]), f"--config={folder}/proxy.json"],
-            "simgpu": [
+        }
+        if self.gpus:
+            daemons["simgpu"] = [
                 str(self.binaries["simgpu"]),
                 f"--node={self.name}",
-                f"--gpus={self.versions.gpus_per_node}",
+                f"--gpus={self.gpus}",
                 f"--model={self.versions.gpu_model}",
                 f"--control={self.gpu_socket}",
-            ],
-        }
+            ]
+        return daemons
 
     def _write_files(self) -> None:
         folder = self.folder

@@ -74,7 +74,7 @@ def in_netns(name: str) -> set[int]:
 def ancestors() -> set[int]:
     """Return this process and its parents: what a `down` typed inside the lab's network may not kill."""
     found, pid = set(), os.getpid()
-    while pid > 1 and pid not in found:
+    while pid and pid not in found:  # the first process has parent 0
         found.add(pid)
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return found

@@ -13,17 +13,31 @@ import boto3
 import yaml
 from botocore.exceptions import ClientError
 
+from lab.node import KERNEL_LOG
+
 TOP = Path(__file__).parent.parent
 BUCKET = "internlm2"
 CORPUS_URL = f"s3://{BUCKET}/corpus"
+CHART = TOP / "charts" / "internlm2-operator"
+RELEASE = "internlm2"
 OPERATOR_NAMESPACE = "internlm2-system"
+WAITING = ("--wait", "--timeout", "120s")
 
 
 def kubectl(*args: str, stdin: str | None = None) -> str:
     """Run kubectl and return what it printed; its message becomes the error's."""
-    done = subprocess.run(["kubectl", *args], input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    return _run("kubectl", *args, stdin=stdin, seconds=120)
+
+
+def helm(*args: str) -> str:
+    """Run helm, as above."""
+    return _run("helm", *args, seconds=300)
+
+
+def _run(*command: str, stdin: str | None = None, seconds: float) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode:
-        raise RuntimeError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -57,21 +71,28 @@ def upload_corpus() -> None:
     )  # fmt: skip
 
 
+def values() -> list[str]:
+    """Return the values that every chart needs in the lab, as helm takes them."""
+    sets = (f"prometheus.url={os.environ['PROMETHEUS_URL']}", "agent.enabled=true", f"agent.kernelLog={KERNEL_LOG}")
+    return [word for each in sets for word in ("--set", each)]
+
+
 def install_operator() -> None:
-    """Install or upgrade the chart and wait until the operator runs."""
-    command = ["helm", "upgrade", "--install", "internlm2", str(TOP / "charts" / "internlm2-operator"),
-               "--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s",
-               "--set", f"prometheus.url={os.environ['PROMETHEUS_URL']}"]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Install or upgrade the chart and wait until the operator runs, and the node agent on every node."""
+    helm(
+        "upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, "--create-namespace", *WAITING,
+        "--take-ownership",  # of the CRD of a lab that an older chart was installed in
+        "--set", "jobs.maxPriority=1000000", *values(),
+    )  # fmt: skip
 
 
-def make_secret() -> None:
+def make_secret(namespace: str = "default") -> None:
     """Create the Secret that a job names in `checkpoint.secretName`."""
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {"name": "s3", "namespace": "default"},
+        "metadata": {"name": "s3", "namespace": namespace},
         "stringData": {key: os.environ[key] for key in keys if key in os.environ},
     }
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump(secret))

@@ -36,12 +36,19 @@ class Versions:
     """The content of versions.toml."""
 
     nodes: int
+    gpu_nodes: int
     gpus_per_node: int
     gpu_model: str
     go_minimum: tuple[int, int]
     go_package: str
     debian_packages: tuple[str, ...]
     debian_files: tuple[str, ...]
+    browser_packages: tuple[str, ...]
+    browser_files: tuple[str, ...]
+    axe_package: str
+    image_packages: tuple[str, ...]
+    image_files: tuple[str, ...]
+    base_packages: tuple[str, ...]
     tools: tuple[Tool, ...]
 
 
@@ -51,12 +58,19 @@ def versions() -> Versions:
     major, minor = raw["go"]["minimum"].split(".")
     return Versions(
         nodes=raw["lab"]["nodes"],
+        gpu_nodes=raw["lab"]["gpu_nodes"],
         gpus_per_node=raw["lab"]["gpus_per_node"],
         gpu_model=raw["lab"]["gpu_model"],
         go_minimum=(int(major), int(minor)),
         go_package=raw["go"]["package"],
         debian_packages=tuple(raw["debian"]["packages"]),
         debian_files=tuple(raw["debian"]["files"]),
+        browser_packages=tuple(raw["browser"]["packages"]),
+        browser_files=tuple(raw["browser"]["files"]),
+        axe_package=raw["browser"]["axe"],
+        image_packages=tuple(raw["images"]["packages"]),
+        image_files=tuple(raw["images"]["files"]),
+        base_packages=tuple(raw["images"]["base"]),
         tools=tuple(
             Tool(
                 name=tool["name"],

@@ -54,11 +54,13 @@ def container_inits(lab: "Lab", pod: Pod) -> list[int]:
         c["containerID"].rpartition("/")[2] for c in pod["status"]["containerStatuses"] if "running" in c["state"]
     ]
     group = lab.names.cgroup(pod["spec"]["nodeName"])
-    pids: set[int] = set()
-    for container in wanted:
-        for folder in cgroups.below(group, container):
-            pids |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
-    return sorted(pid for pid in pids if _inner_pid(pid) == 1)
+    found = {pid for container in wanted for pid in cgroups.processes_below(group, container)}
+    return sorted(pid for pid in found if _inner_pid(pid) == 1)
+
+
+def pids(lab: "Lab", pod: Pod) -> set[int]:
+    """Return the host pids of all processes in the pod, the sandbox's too."""
+    return cgroups.processes_below(lab.names.cgroup(pod["spec"]["nodeName"]), f"pod{pod['metadata']['uid']}")
 
 
 def rank_process(lab: "Lab", pod: Pod) -> int:
@@ -67,12 +69,7 @@ def rank_process(lab: "Lab", pod: Pod) -> int:
     Raises:
         LabError: the pod runs no rank (it is still starting, or a spare).
     """
-    group = lab.names.cgroup(pod["spec"]["nodeName"])
-    pids: set[int] = set()
-    for folder in cgroups.below(group, f"pod{pod['metadata']['uid']}"):
-        for file in folder.rglob("cgroup.procs"):
-            pids |= {int(pid) for pid in file.read_text().split()}
-    ranks = [pid for pid in pids if _is_rank(pid)]
+    ranks = [pid for pid in pids(lab, pod) if _is_rank(pid)]
     if not ranks:
         raise LabError(f"--pod: {where(pod)['pod']} runs no rank yet; wait for its first step or name another pod")
     return max(ranks, key=_cpu_ticks)

@@ -44,6 +44,7 @@ class Seen:
     steps: list[StepSeen] = field(default_factory=list)
     events: list[tuple[str, str, str]] = field(default_factory=list)  # time, reason, message
     starts: dict[str, tuple[float, int]] = field(default_factory=dict)  # by pod: when it last started ranks, the first
+    history: dict[str, dict[str, Any]] = field(default_factory=dict)  # faults by id; the status holds the last 20
 
     @property
     def status(self) -> dict[str, Any]:
@@ -98,7 +99,8 @@ class JobWatch:
         self.name, self.namespace = name, namespace
         self.seen = Seen()
         self._stop = threading.Event()
-        self._followed: set[str] = set()
+        self._followers: dict[str, threading.Thread] = {}  # by uid of the pod
+        self._told: set[StepSeen] = set()
         self._events: set[str] = set()
         config.load_kube_config()  # type: ignore[no-untyped-call]  # the client's own gap
         self._core: Any = client.CoreV1Api()  # its types do not know `_preload_content=False`
@@ -156,12 +158,21 @@ class JobWatch:
             if error.status != 404:
                 raise
             self.seen.job = {}
+        self.seen.history |= {fault["id"]: fault for fault in self.seen.faults}
         if self.seen.job:
             self._read_events()
         for name, pod in self.seen.pods.items():
-            if pod["phase"] != "Pending" and pod["uid"] not in self._followed:
-                self._followed.add(pod["uid"])
-                threading.Thread(target=self._follow, args=(name,), name=f"logs-{name}", daemon=True).start()
+            self._follow_on(name, pod)
+
+    def _follow_on(self, name: str, pod: dict[str, Any]) -> None:
+        """Follow a pod that started, and again when the stream broke: a kubelet that comes up refuses logs at first."""
+        follower = self._followers.get(pod["uid"])
+        broke = follower is not None and not follower.is_alive() and pod["phase"] == "Running"
+        if broke or (follower is None and pod["phase"] != "Pending"):
+            self._followers[pod["uid"]] = threading.Thread(
+                target=self._follow, args=(name,), name=f"logs-{name}", daemon=True
+            )
+            self._followers[pod["uid"]].start()
 
     def _read_events(self) -> None:
         listed = json.loads(
@@ -181,7 +192,9 @@ class JobWatch:
     def _follow(self, pod: str) -> None:
         for line in self._lines(pod):
             if (step := parse_step(line, pod)) is not None:
-                self.seen.steps.append(step)
+                if step not in self._told:  # a log that is followed again begins at its beginning
+                    self._told.add(step)
+                    self.seen.steps.append(step)
             elif '"ranks-started"' in line:
                 started = json.loads(line[line.index("{") :])
                 self.seen.starts[pod] = started["time"], started["ranks"][0]
@@ -194,7 +207,7 @@ class JobWatch:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except (ApiException, HTTPError, OSError):
-            return  # its node died or it was deleted: what it had written was read already
+            return  # its node died, it was deleted, or its kubelet is not up yet
 
 
 def parse_step(line: str, pod: str) -> StepSeen | None:

@@ -18,19 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 # Imported once by the server (7 to 15 s); a rank then starts in about 0.1 s.
-PRELOAD: Final = [
-    "pytest",  # the children re-import the main module
-    "numpy",
-    "torch",
-    "torch.distributed",
-    "torch.distributed.fsdp",
-    "torch.distributed.pipelining",
-    "torch.distributed.tensor",
-    "torch.distributed.tensor.parallel",
-    "torch._dynamo",  # slicing a device mesh imports it
-    "safetensors",
-    "boto3",
-]
+PRELOAD: Final = ["tests.preloaded"]
 
 
 class RankFailed(AssertionError):
@@ -43,10 +31,8 @@ def run(world: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: 
     Raises:
         RankFailed: a rank raised, died without a result, or was not done in time. The others are killed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
-        started = [_start(context, folder, rank, world, work, arguments) for rank in range(world)]
+        started = [_start(context(), folder, rank, world, work, arguments) for rank in range(world)]
         try:
             return _collect([connection for _, connection in started], time.monotonic() + timeout_seconds)
         finally:
@@ -55,6 +41,13 @@ def run(world: int, work: Callable[..., Any], *arguments: Any, timeout_seconds: 
                 process.join()
                 process.close()
                 connection.close()
+
+
+def context() -> multiprocessing.context.ForkServerContext:
+    """Return the context whose processes are forked from the server."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(PRELOAD)
+    return forkserver
 
 
 def join_group(path: Path, *, rank: int, world: int) -> None:

@@ -11,6 +11,7 @@ import (
 //
 //	POST /control/xid?gpu=0&xid=79   raise an XID
 //	POST /control/gpu-lost?gpu=0     take the device off the bus
+//	POST /control/unhealthy?gpu=0    the device plugin calls the device unhealthy, nobody says why
 //	POST /control/heal?gpu=0         give the device back as new
 //
 // 204 when done, 400 with one line otherwise.
@@ -37,6 +38,7 @@ func Control(gpus *GPUs, now func() time.Time) http.Handler {
 		return gpus.RaiseXID(gpu, xid, now())
 	})
 	handle("gpu-lost", func(gpu int, _ *http.Request) error { return gpus.Lose(gpu) })
+	handle("unhealthy", func(gpu int, _ *http.Request) error { return gpus.Distrust(gpu) })
 	handle("heal", func(gpu int, _ *http.Request) error { return gpus.Heal(gpu) })
 	return mux
 }

@@ -20,7 +20,7 @@ type xidEvent struct {
 type GPU struct {
 	Index                                    int
 	UUID, PCI, Model, Node                   string
-	Lost                                     bool
+	Lost, Unhealthy                          bool
 	LastXID                                  int // sticky, as DCGM_FI_DEV_XID_ERRORS is
 	Events                                   []xidEvent
 	DoubleBitErrors, RemapFailure, NVLinkErr int
@@ -28,7 +28,7 @@ type GPU struct {
 
 // Healthy tells what the device plugin says about the device.
 func (g GPU) Healthy() bool {
-	return !g.Lost && !slices.ContainsFunc(g.Events, func(e xidEvent) bool { return !slices.Contains(applicationXIDs, e.XID) })
+	return !g.Lost && !g.Unhealthy && !slices.ContainsFunc(g.Events, func(e xidEvent) bool { return !slices.Contains(applicationXIDs, e.XID) })
 }
 
 // GPUs is the node's devices; every change wakes those who wait on Changed.
@@ -88,6 +88,11 @@ func (g *GPUs) RaiseXID(index, xid int, now time.Time) error {
 // Lose takes a device off the bus.
 func (g *GPUs) Lose(index int) error {
 	return g.change(index, func(gpu *GPU) { gpu.Lost = true })
+}
+
+// Distrust makes the device plugin call a device unhealthy; driver and exporter say nothing.
+func (g *GPUs) Distrust(index int) error {
+	return g.change(index, func(gpu *GPU) { gpu.Unhealthy = true })
 }
 
 // Heal gives a device back as new.

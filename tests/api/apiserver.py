@@ -17,7 +17,7 @@ from lab import build
 from lab.settings import CHECKOUT, versions
 
 TOKEN: Final = "admin-of-the-test"
-CRD: Final = CHECKOUT / "charts/internlm2-operator/crds/internlm2jobs.yaml"
+CRD: Final = CHECKOUT / "charts/internlm2-operator/files/internlm2jobs.yaml"
 DEADLINE_SECONDS: Final = 120.0
 
 
@@ -102,10 +102,19 @@ class ApiServer:
         assert not check or done.returncode == 0, done.stderr
         return done
 
+    def bearing(self, token: str, path: Path) -> Path:
+        """Write a kubeconfig that has this token and nothing else of the admin's; returns its path."""
+        config = yaml.safe_load(self.kubeconfig.read_text())
+        config["users"][0]["user"] = {"token": token}
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def install_crd(self) -> None:
         """Install the committed CRD and wait until its objects can be made."""
         self.kubectl("apply", "--server-side", "-f", str(CRD))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRD))
+        # kubectl fails at once while the conditions are still null.
+        wait = ("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRD))
+        wait_for(lambda: self.kubectl(*wait, check=False).returncode == 0, what="the CRD")
 
     def _etcd_flags(self) -> Mapping[str, str]:
         client, peer = (f"http://127.0.0.1:{self._ports[name]}" for name in ("etcd", "peer"))
@@ -134,6 +143,8 @@ class ApiServer:
             "service-account-key-file": str(self.folder / "sa.key"),
             # No controller makes the default service account here, and pods would be refused without it.
             "disable-admission-plugins": "ServiceAccount",
+            # As every distribution has it: the node agent's pods are privileged.
+            "allow-privileged": "true",
             # Loopback is refused as an endpoint of the `kubernetes` Service; nothing here needs that Service.
             "endpoint-reconciler-type": "none",
         }

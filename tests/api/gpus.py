@@ -20,10 +20,11 @@ SCRAPE_SECONDS: Final = 1
 
 
 class Exporter:
-    """The exporter of one node with two GPUs."""
+    """The exporter of one node with two GPUs, scraped under its own name; another name is somebody who pretends."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, name: str = "") -> None:
         self.node = node
+        self.name = name or node
         self.lost: set[str] = set()
         self._last: dict[str, int] = {}
         self._counts: dict[tuple[str, int], int] = {}
@@ -51,10 +52,11 @@ class Exporter:
 
 
 class Monitoring:
-    """Prometheus and the exporters; `url` is what the operator is told."""
+    """Prometheus and the exporters; `url` is what the operator is told, `scrape_seconds` the time between scrapes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scrape_seconds: int = SCRAPE_SECONDS) -> None:
         self._folder = folder
+        self._scrape_seconds = scrape_seconds
         self._exporters: dict[str, Exporter] = {}
         self._port = free_ports(1)[0]
         self._pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -85,27 +87,30 @@ class Monitoring:
         self._pages.server_close()
 
     def watch(self, *nodes: str) -> list[Exporter]:
-        """Add the exporters of these nodes, and wait until Prometheus knows their GPUs."""
-        fresh = [Exporter(node) for node in nodes]
-        self._exporters |= {exporter.node: exporter for exporter in fresh}
+        """Add the exporters of these nodes."""
+        return self.scrape(*map(Exporter, nodes))
+
+    def scrape(self, *fresh: Exporter) -> list[Exporter]:
+        """Add exporters, and wait until Prometheus knows their GPUs."""
+        self._exporters |= {exporter.name: exporter for exporter in fresh}
         self._configure()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=30).close()
         for exporter in fresh:
-            query = f'count(DCGM_FI_DEV_GPU_TEMP{{Hostname="{exporter.node}"}}) == 2'
+            query = f'count(DCGM_FI_DEV_GPU_TEMP{{job="dcgm-{exporter.name}"}}) == 2'
             wait_for(functools.partial(self._holds, query), what=query)
-        return fresh
+        return list(fresh)
 
     def _configure(self) -> None:
         own = f"127.0.0.1:{self._pages.server_address[1]}"
         scrapes = [
             {
-                "job_name": f"dcgm-{node}",
-                "metrics_path": f"/{node}",
+                "job_name": f"dcgm-{name}",
+                "metrics_path": f"/{name}",
                 "static_configs": [{"targets": [own]}],
             }
-            for node in self._exporters
+            for name in self._exporters
         ]
-        seconds = f"{SCRAPE_SECONDS}s"
+        seconds = f"{self._scrape_seconds}s"
         body = {"global": {"scrape_interval": seconds, "scrape_timeout": seconds}, "scrape_configs": scrapes}
         (self._folder / "prometheus.yml").write_text(yaml.safe_dump(body))
 
@@ -135,9 +140,9 @@ class Monitoring:
 
 
 @contextlib.contextmanager
-def monitoring(folder: Path) -> Iterator[Monitoring]:
+def monitoring(folder: Path, scrape_seconds: int = SCRAPE_SECONDS) -> Iterator[Monitoring]:
     """Run Prometheus until the block ends."""
-    running = Monitoring(folder)
+    running = Monitoring(folder, scrape_seconds)
     try:
         running.start()
         yield running

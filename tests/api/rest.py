@@ -1,4 +1,4 @@
-"""Plain requests to the API server of a test, as its admin."""
+"""Plain requests to the API server of a test, as its admin or with a token."""
 
 import json
 import ssl
@@ -16,8 +16,10 @@ Object = dict[str, Any]
 class Rest:
     """Objects in, objects out; an answer outside 2xx is an `urllib.error.HTTPError`."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: ApiServer, token: str = TOKEN) -> None:
+        """`token` is another's than the admin's."""
         self._url = api.url
+        self._token = token
         self._trust = ssl.create_default_context(cafile=str(api.folder / "certs" / "apiserver.crt"))
 
     def __call__(self, method: str, path: str, body: Object | None = None, *, kind: str = "application/json") -> Object:
@@ -25,7 +27,7 @@ class Rest:
             self._url + path,
             method=method,
             data=json.dumps(body).encode() if body is not None else None,
-            headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": kind},
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": kind},
         )
         with urllib.request.urlopen(request, context=self._trust, timeout=30) as answer:
             found: Object = json.loads(answer.read())
@@ -35,10 +37,10 @@ class Rest:
         found: list[Object] = self("GET", path)["items"]
         return found
 
-    def maybe(self, path: str) -> Object | None:
-        """Return an object, None when it does not exist."""
+    def maybe(self, path: str, method: str = "GET", body: Object | None = None) -> Object | None:
+        """Return what a request answers, None when its object does not exist."""
         try:
-            return self("GET", path)
+            return self(method, path, body)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 404:

@@ -8,8 +8,10 @@ import yaml
 from kubernetes import client
 
 from internlm2_operator.api.job import InternLM2Job
+from internlm2_operator.api.spec import MANAGER
 from internlm2_operator.api.status import Fault, FaultTimes, JobStatus, Phase, set_condition
 from internlm2_spec import config, contract, layout
+from lab import install_manifest
 from lab.settings import CHECKOUT
 from tests.api.apiserver import ApiServer
 from tests.api.jobs import GONE, job, stage
@@ -63,7 +65,7 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
     },
     "a constant rate below the default of minLr": {"stages.0.optimizer": {"schedule": "Constant", "lr": 1.0e-6}},
     "no guard at all": {"stages.0.guard": {"nonFinite": "Stop", "spike": "Off", "maxRollbacks": 0}},
-    "the longest name": {"metadata.name": "n" * 40},
+    "the longest name": {"metadata.name": "n" * 63},
     "a variable that only looks reserved": {"template": {"env": [{"name": "MY_RANK", "value": "1"}]}},
     "a variable without a value": {"template": {"env": [{"name": "EMPTY"}]}},
     "a variable from a Secret": {
@@ -71,12 +73,59 @@ ACCEPTED: Final[dict[str, dict[str, Any]]] = {
     },
     "limits beside the GPU": {"template": {"resources": {"limits": {"rdma/hca": 8, "memory": "1Ti"}}}},
     "an affinity of any shape": {"template": {"affinity": {"podAntiAffinity": {}}}},
+    "everything that a template can say": {
+        "template": {
+            "labels": {"team": "research", "app.kubernetes.io/part-of": "llm", "empty": ""},
+            "annotations": {"sidecar.istio.io/inject": "false", "prometheus.io/path": "/metrics"},
+            "image": "registry.example:5000/trainer@sha256:" + "0" * 64,
+            "env": [{"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['team']"}}}],
+            "runtimeClassName": "nvidia",
+            "schedulerName": "my.scheduler",
+            "securityContext": {"runAsUser": 65534, "runAsGroup": 0, "capabilities": {"add": ["IPC_LOCK"]}},
+            "resources": {"requests": {"cpu": "500m", "memory": "1e9"}, "limits": {"cpu": 1, "memory": "1Gi"}},
+        }
+    },
+    "every taint tolerated": {"template": {"tolerations": [{"operator": "Exists"}]}},
+    "a taint tolerated for a while": {
+        "template": {"tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 0}]}
+    },
+    "mounts beside the reserved paths": {
+        "template": {
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "volumeMounts": [
+                {"name": "data", "mountPath": path, "subPath": "a/b.c"}
+                for path in ("/tmpfs", "/tmp/cache", "/etc/internlm3", "/dev/infiniband", "/mnt/shm")
+            ],
+        }
+    },
+    "every kind of volume that a namespace gives": {
+        "template": {
+            "volumes": [
+                {"name": "a", "configMap": {"name": "c", "optional": True}},
+                {"name": "b", "downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+                {"name": "c", "emptyDir": {"medium": "Memory"}},
+                {"name": "d", "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}},
+                {"name": "e", "persistentVolumeClaim": {"claimName": "p", "readOnly": True}},
+                {"name": "f", "secret": {"secretName": "s", "items": [{"key": "k", "path": "p"}]}},
+                {"name": "g", "projected": {"defaultMode": 256, "sources": [{"secret": {"name": "s"}}]}},
+            ]
+        }
+    },
+    "a request without a limit, and a limit without a request": {
+        "template": {"resources": {"requests": {"cpu": 8}, "limits": {"memory": "64Gi", "rdma/hca_shared": 1}}}
+    },
+    "deleted as soon as it has ended": {"ttlSecondsAfterFinished": 0},
+    "a job for another controller": {"managedBy": "kueue.x-k8s.io/multikueue"},
+    "the manager by its name": {"managedBy": MANAGER},
+    "a name of one letter": {"metadata.name": "a"},
+    "a name that ends in digits and looks like a pod": {"metadata.name": "job-0-001-0000"},
     "no restarts at all": {"failurePolicy": {"maxRestarts": 0}},
     "other GPUs": {"nodes.resourceName": "amd.com/gpu"},
+    "a size that changes at once, both ways": {"nodes.shrinkAfterSeconds": 0, "nodes.growAfterSeconds": 0},
     "suspended from the start": {"suspend": True},
 }
 PLACE: Final = (contract.API_GROUP, contract.API_VERSION, "default", contract.PLURAL)
-MANIFESTS: Final = sorted((CHECKOUT / "manifests").glob("*.yaml"))
+MANIFESTS: Final = sorted(set((CHECKOUT / "manifests").glob("*.yaml")) - {install_manifest.PATH})
 
 
 def created(admin: client.ApiClient, body: dict[str, Any], *, dry: bool = True) -> dict[str, Any]:
@@ -104,8 +153,9 @@ def test_example_manifest_is_accepted(path: Path, admin: client.ApiClient) -> No
     assert created(admin, body)["spec"]["suspend"] is False
 
 
-def test_demo_fits_on_a_screen() -> None:
-    assert len((CHECKOUT / "manifests/demo.yaml").read_text().splitlines()) <= 30
+@pytest.mark.parametrize("name", ["demo", "quickstart"])
+def test_a_first_job_fits_on_a_screen(name: str) -> None:
+    assert len((CHECKOUT / f"manifests/{name}.yaml").read_text().splitlines()) <= 30
 
 
 def test_defaults_are_in_the_schema(admin: client.ApiClient) -> None:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
 import pytest
 
+from internlm2_operator.cluster import checkpoints
 from internlm2_operator.cluster.checkpoints import CheckpointIndex, Credentials, Place
 from internlm2_operator.plan.snapshot import CheckpointView
 from internlm2_spec import contract, manifest
@@ -143,3 +145,34 @@ def test_an_outage_is_a_problem_until_it_is_over(store: Store, server: S3Server)
     assert store.look().problem == "StoreUnavailable"
     server.start()
     assert store.look().verified == 5
+
+
+def test_another_users_word_about_a_url_counts_for_nothing(store: Store) -> None:
+    """Two jobs name one URL; the server that one of them names says that a corrupt step is whole."""
+    store.publish(5)
+    store.publish(10, size=2)
+    elsewhere = replace(store.credentials, key="another", secret="another")
+    lie = store.index._store(elsewhere)
+    lie.verified[f"{store.place.url}/{store.place.stage}"] = {10: datetime.fromtimestamp(0, UTC)}
+    assert store.look().verified == 5
+
+
+def test_credentials_are_not_remembered_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "MAX_STORES", 2)
+    for key in "abc":
+        store.index._store(replace(store.credentials, key=key))
+    assert [credentials.key for credentials in store.index._stores] == ["b", "c"]
+
+
+def test_a_list_without_an_end_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish(5)
+    monkeypatch.setattr(checkpoints, "LOOK_SECONDS", -1.0)
+    view = store.look()
+    assert (view.problem, "a LIST took more than" in view.message) == ("StoreUnavailable", True)
+
+
+def test_a_manifest_is_read_up_to_a_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.publish(5)
+    monkeypatch.setattr(checkpoints, "MAX_MANIFEST", 16)
+    view = store.look()
+    assert (view.verified, [step for step, _ in view.corrupt]) == (None, [5])

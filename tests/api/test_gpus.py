@@ -1,15 +1,21 @@
 """XIDs and lost GPUs travel from exporters through a real Prometheus to a cordon on a real API server."""
 
+import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
+import aiohttp
 import pytest
 
+from internlm2_operator.cluster.prometheus import Prometheus
+from internlm2_operator.health import condition
+from internlm2_operator.health.edges import Sample
 from internlm2_spec import contract
 from tests.api.apiserver import ApiServer, wait_for
-from tests.api.gpus import Monitoring, monitoring
+from tests.api.gpus import Exporter, Monitoring, monitoring
 from tests.api.rest import Object, Rest
-from tests.api.stage import OperatorProcess, Stage, install_rights, on_stage
+from tests.api.stage import OperatorProcess, Stage, install_rights, on_stage, operating
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.api
@@ -26,13 +32,8 @@ def process(
     api: ApiServer, prometheus: Monitoring, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     folder = tmp_path_factory.mktemp("operator")
-    operator = OperatorProcess(install_rights(api, folder), folder, f"--prometheus-url={prometheus.url}")
-    operator.start()
-    try:
+    with operating(install_rights(api, folder), folder, f"--prometheus-url={prometheus.url}") as operator:
         yield operator
-    finally:
-        if operator.alive():
-            operator.kill()
 
 
 @pytest.fixture
@@ -80,6 +81,44 @@ def test_an_xid_that_came_while_the_operator_was_down_is_seen_by_the_next(
     exporter.raise_xid(79)
     process.start()
     assert wait_for(lambda: _note(stage, exporter.node), what="cordon")["cause"] == "Xid79"
+
+
+def test_a_fault_in_the_condition_of_the_node_agent_cordons_its_node(process: OperatorProcess, stage: Stage) -> None:
+    (node,) = stage.make_nodes("a")
+    seen = condition.event("Xid95", "0000:3b:00", datetime.now(UTC), "Uncontained ECC error")
+    said = condition.condition([seen])
+    path = f"/api/v1/nodes/{node}"
+    kept = [c for c in stage.rest("GET", path)["status"]["conditions"] if c["type"] != condition.TYPE]
+    own = {"type": condition.TYPE, "status": said.status, "reason": said.reason, "message": said.message}
+    stage.rest.merge(f"{path}/status", {"status": {"conditions": [*kept, own]}})
+    note = wait_for(lambda: _note(stage, node), what="cordon")
+    assert (note["cause"], note["gpu"], note["action"]) == ("Xid95", "0000:3b:00", "cordon-reset")
+    assert note["rule"] == "one signal that proves it"
+    assert process.healthy()
+
+
+def test_a_pod_that_writes_the_metrics_of_another_nodes_gpus_is_heard_only_where_nobody_says_who_may(
+    prometheus: Monitoring,
+) -> None:
+    """What the samples hold is asserted; the queries are those of the operator, the answers a real Prometheus'."""
+    (exporter,) = prometheus.watch("victim")
+    (forger,) = prometheus.scrape(Exporter("victim", name="forger"))
+    forger.raise_xid(79)
+
+    def sample(match: str) -> Sample:
+        async def ask() -> Sample:
+            async with aiohttp.ClientSession() as session:
+                return await Prometheus(prometheus.url, session, match).sample()
+
+        return asyncio.run(ask())
+
+    gpu = ("victim", exporter.gpu(0))
+    wait_for(lambda: (*gpu, 79) in sample("").counts, what="what the forger says")
+    believed = sample(f'job!="dcgm-{forger.name}"')
+    assert {xid for key, xid in believed.xids.items() if key[:2] == gpu} == {0}
+    assert (*gpu, 79) not in believed.counts
+    assert {xid for key, xid in sample("").xids.items() if key[:2] == gpu} == {0, 79}
+    assert believed.scraped["victim"] > 0
 
 
 def _note(stage: Stage, node: str) -> Object | None:

@@ -5,43 +5,18 @@ No kubelet runs: the tests say what nodes and pods would say.
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from internlm2_spec import contract
 from tests.api.apiserver import ApiServer, wait_for
 from tests.api.rest import Rest
-from tests.api.stage import OperatorProcess, Stage, install_rights, node_of, on_stage
-from tests.servers import S3Server, s3_server
+from tests.api.stage import OperatorProcess, Stage, node_of, on_stage
+from tests.servers import S3Server
 
 pytestmark = pytest.mark.api
 
 LOOKS = 'internlm2_operator_source_rounds_total{source="checkpoints"}'
-
-
-@pytest.fixture(scope="module")
-def rest(api: ApiServer) -> Rest:
-    return Rest(api)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def process(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
-    """The operator, running under the service account of the chart."""
-    folder = tmp_path_factory.mktemp("operator")
-    operator = OperatorProcess(install_rights(api, folder), folder)
-    operator.start()
-    try:
-        yield operator
-    finally:
-        if operator.alive():
-            operator.kill()
 
 
 def test_a_job_gets_its_service_its_configuration_and_all_its_pods(
@@ -105,9 +80,7 @@ def test_a_dead_node_is_cordoned_its_pod_removed_and_replaced(
     with on_stage(rest, store, "dead") as stage:
         stage.make_nodes("a", "b", "c")
         stage.make_job()
-        stage.wait_for_pods(2)
-        stage.run_pods()
-        wait_for(lambda: stage.status().get("nodes", {}).get("ready") == 2, what="two ready pods")
+        stage.train()
         lost = next(pod for name, pod in stage.pods().items() if name.endswith("-0001"))
         dead = node_of(lost)
         stage.set_ready(dead, ready=False)

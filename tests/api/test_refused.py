@@ -6,13 +6,12 @@ from typing import Any, Final
 import pytest
 from kubernetes import client
 
-from internlm2_spec import contract
 from tests.api.apiserver import ApiServer
 from tests.api.jobs import GONE, job, stage
+from tests.api.refusal import Row, refusal
 
 pytestmark = pytest.mark.api
 
-Row = tuple[dict[str, Any], tuple[str, ...]]
 SIZES: Final = {"layers": 4, "hidden": 512, "heads": 8, "kvHeads": 4, "ffn": 1024, "vocab": 4096}
 P: Final = "stages.0.parallel"
 ONE_NODE: Final = {"min": 1, "max": 1, "gpusPerNode": 8}
@@ -308,47 +307,40 @@ REFUSED: Final[dict[str, Row]] = {
         ("stage long", "globalBatchTokens 32768", "use a multiple of 65536"),
     ),
     "an unknown health mode": ({"health": {"mode": "Off"}}, ("spec.health.mode", '"Off"', '"Enforce", "Observe"')),
+    "an unknown node check": (
+        {"health": {"check": {"firstStart": "Deep"}}},
+        ("spec.health.check.firstStart", '"Deep"', '"None", "Quick", "Full"'),
+    ),
+    "a hang that every step is": (
+        {"health": {"hang": {"multiple": 1.5}}},
+        ("spec.health.hang.multiple", "greater than or equal to 2"),
+    ),
+    "a hang of a second": (
+        {"health": {"hang": {"floorSeconds": 1}}},
+        ("spec.health.hang.floorSeconds", "greater than or equal to 10"),
+    ),
     "more than all nodes": ({"health": {"maxCordonPercent": 101}}, ("maxCordonPercent", "less than or equal to 100")),
     "negative restarts": ({"failurePolicy": {"maxRestarts": -1}}, ("maxRestarts", "greater than or equal to 0")),
     "a window of a second": ({"failurePolicy": {"windowSeconds": 1}}, ("windowSeconds", "greater than or equal to 60")),
-    "the GPU among the limits": (
-        {"template": {"resources": {"limits": {"nvidia.com/gpu": 8}}}},
-        ("template.resources.limits", "nvidia.com/gpu", "set nodes.gpusPerNode"),
+    "a GPU that is no extended resource": (
+        {"nodes.resourceName": "gpu"},
+        ("nodes.resourceName", "gpu is no extended resource", "for example nvidia.com/gpu"),
     ),
-    "a variable with two values": (
-        {"template": {"env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}},
-        ("template.env[0]", "A has both value and valueFrom", "set one"),
+    "a manager without a domain": (
+        {"managedBy": "somebody"},
+        ("spec.managedBy", "somebody is not DOMAIN/NAME", "training.internlm.io/operator"),
     ),
-    "a variable from nowhere": (
-        {"template": {"env": [{"name": "A", "valueFrom": {}}]}},
-        ("template.env[0].valueFrom", "no source", "set exactly one"),
+    "a time to live before the end": (
+        {"ttlSecondsAfterFinished": -1},
+        ("spec.ttlSecondsAfterFinished", "-1", "greater than or equal to 0"),
     ),
-    "a variable with a space": (
-        {"template": {"env": [{"name": "A B", "value": "1"}]}},
-        ("template.env[0].name", '"A B"', "should match"),
-    ),
-    "grace of a second": (
-        {"template": {"terminationGracePeriodSeconds": 1}},
-        ("terminationGracePeriodSeconds", "greater than or equal to 5"),
-    ),
-    "a name that leaves no room for the pods": (
-        {"metadata.name": "n" * 41},
-        ("metadata.name", "41 characters", "use at most 40"),
+    "a name that is no label": (
+        {"metadata.name": "n" * 64},
+        ("metadata.name", "64 characters", "use at most 63"),
     ),
     "a name with a dot": ({"metadata.name": "a.b"}, ("metadata.name a.b", "start with a letter")),
     "a name that starts with a digit": ({"metadata.name": "7b"}, ("metadata.name 7b", "start with a letter")),
 }
-RESERVED: Final = (*contract.RESERVED_ENV_NAMES, *(f"{prefix}X" for prefix in contract.RESERVED_ENV_PREFIXES))
-
-
-def refusal(admin: client.ApiClient, body: dict[str, Any]) -> str:
-    """Return what the API server says to a manifest that it must refuse."""
-    custom = client.CustomObjectsApi(admin)
-    place = (contract.API_GROUP, contract.API_VERSION, "default", contract.PLURAL)
-    with pytest.raises(client.ApiException) as caught:
-        custom.create_namespaced_custom_object(*place, body, dry_run="All")
-    assert caught.value.status == 422, caught.value.body
-    return str(json.loads(caught.value.body or "")["message"])
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -357,35 +349,6 @@ def test_refused(name: str, admin: client.ApiClient) -> None:
     changes, expected = REFUSED[name]
     message = refusal(admin, job(changes))
     assert [part for part in expected if part not in message] == [], message
-
-
-@pytest.mark.parametrize("name", RESERVED)
-def test_reserved_variable_is_refused(name: str, admin: client.ApiClient) -> None:
-    message = refusal(admin, job({"template": {"env": [{"name": name, "value": "1"}]}}))
-    assert f"template.env name {name} is reserved" in message
-    assert "remove it" in message
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (
-            {"model": {"preset": "internlm2-20b"}},
-            ("spec.model", "internlm2-20b differs", "internlm2-7b", "make a new job"),
-        ),
-        (
-            {"checkpoint.url": "s3://bucket/other"},
-            ("spec.checkpoint.url", "s3://bucket/other differs", "s3://bucket/run"),
-        ),
-    ],
-    ids=("the model", "the checkpoint URL"),
-)
-def test_cannot_change(changes: dict[str, Any], expected: tuple[str, ...], api: ApiServer) -> None:
-    made = job({"metadata.name": "fixed"})
-    api.kubectl("apply", "-f", "-", stdin=json.dumps(made))
-    done = api.kubectl("apply", "-f", "-", stdin=json.dumps(job(changes | {"metadata.name": "fixed"})), check=False)
-    assert done.returncode == 1
-    assert [part for part in expected if part not in done.stderr] == [], done.stderr
 
 
 def test_kubectl_apply_shows_one_line_with_field_value_and_cure(api: ApiServer) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from internlm2_spec import config
 from internlm2_spec.config import Checkpoint, Data, Model, Optimizer, Parallel, Stage
 from internlm2_spec.contract import Termination
-from tests import servers
+from tests import programs, servers
 
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_SECONDS: Final = 150.0
@@ -27,22 +27,25 @@ Line = dict[str, Any]
 class Agent:
     """One agent process. Its output lines are JSON objects; other lines are kept aside."""
 
-    def __init__(self, folder: Path, name: str, arguments: list[str], program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self, folder: Path, name: str, arguments: list[str], program: Sequence[str] = PROGRAM, *, fresh: bool = False,
+        metrics_port: int = 0,
+    ) -> None:  # fmt: skip
         self.name = name
         self.output = folder / f"{name}.out"
         self.errors = folder / f"{name}.err"
         self._termination = folder / f"{name}.termination"
         environment = os.environ | {
             "GLOO_SOCKET_IFNAME": "lo",
-            "INTERNLM2_METRICS_PORT": "0",
+            "INTERNLM2_METRICS_PORT": str(metrics_port),
             "INTERNLM2_TERMINATION_LOG": str(self._termination),
             "INTERNLM2_CACHE_DIR": str(folder / "cache"),
         }
-        with self.output.open("wb") as output, self.errors.open("wb") as errors:
-            command = [sys.executable, "-m", *program, *arguments]
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=errors, env=environment, start_new_session=True
-            )
+        self.output.touch()
+        self.errors.touch()
+        self.process = programs.start(
+            [*program, *arguments], environment=environment, output=self.output, errors=self.errors, fresh=fresh
+        )
 
     def lines(self) -> list[Line]:
         text = self.output.read_text()
@@ -61,10 +64,11 @@ class Agent:
 
     def signal_all(self, number: signal.Signals) -> None:
         """Signal every process of the pod."""
+        assert self.process.pid is not None
         os.killpg(self.process.pid, number)
 
     def wait(self) -> int:
-        return self.process.wait(DEADLINE_SECONDS)
+        return programs.wait(self.process, DEADLINE_SECONDS)
 
     def termination(self) -> Termination:
         end = Termination.from_json(self._termination.read_text())
@@ -73,7 +77,9 @@ class Agent:
 
 
 @contextmanager
-def started(folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: int = 1) -> Iterator[list[Agent]]:
+def started(
+    folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: int = 1, fresh: bool = False
+) -> Iterator[list[Agent]]:
     """Start one agent for each name (a loopback address). Kill them afterwards.
 
     The first hosts the rendezvous; those beyond `nodes` are spares, and start before all others.
@@ -85,16 +91,16 @@ def started(folder: Path, stage: Stage, names: list[str], *, nodes: int, ranks: 
     job = ["--", "train", "--config", str(folder / "job.json")]
     role = [["--is-host"], *([[]] * (nodes - 1)), *([["--spare"]] * (len(names) - nodes))]
     agents = [
-        Agent(folder, name, [*shared, "--local-addr", name, *flags, *job])
+        Agent(folder, name, [*shared, "--local-addr", name, *flags, *job], fresh=fresh)
         for name, flags in reversed(list(zip(names, role, strict=True)))
     ][::-1]
     try:
         yield agents
     finally:
         for agent in agents:
-            if agent.process.poll() is None:
+            if agent.process.exitcode is None:
                 agent.signal_all(signal.SIGKILL)
-                agent.process.wait()
+                agent.process.join()
 
 
 def until(condition: Callable[[], bool], what: str, agents: list[Agent]) -> None:

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import servers
+from tests.trainer import agents
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,9 @@ def s3(s3_process: servers.S3Server, monkeypatch: pytest.MonkeyPatch) -> servers
     for name, value in s3_process.environment.items():
         monkeypatch.setenv(name, value)
     return s3_process
+
+
+@pytest.fixture(scope="session")
+def corpus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenized corpus, for agents to train on."""
+    return agents.corpus(tmp_path_factory.mktemp("corpus"))

@@ -1,6 +1,6 @@
 """An agent whose ranks fail on purpose: `python -m tests.trainer.failing FAULT RANK STEP agent-arguments`.
 
-Watches of these ranks are impatient. The fault happens in the source, in the step after STEP, once.
+The fault happens in the source, in the step after STEP, once.
 """
 
 import os
@@ -10,11 +10,9 @@ import time
 from typing import Any, Final
 
 from internlm2_trainer.data import source
-from internlm2_trainer.loop import hang
 from internlm2_trainer.pod import agent
 
 FAULT: Final = "TEST_FAULT"
-LIMITS: Final = hang.Limits(floor_seconds=4.0)
 SLOW_SECONDS: Final = 2.0
 
 micro_batch_of = source.CorpusSource.micro_batch
@@ -27,6 +25,8 @@ def fail(fault: str) -> None:
         raise ZeroDivisionError(f"planted on rank {os.environ['RANK']}")
     elif fault == "stops":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault == "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
     elif fault == "slow":
         time.sleep(SLOW_SECONDS)
 
@@ -42,7 +42,6 @@ def plant(fault: str) -> None:
     """Plant a fault in this process, and so in those that are forked from it."""
     os.environ[FAULT] = fault
     source.CorpusSource.micro_batch = micro_batch  # type: ignore[method-assign]
-    hang.LIMITS = LIMITS  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -203,6 +203,11 @@ class Outcome:
 REFERENCE = "reference.npz"
 
 
+def folder_of(stage: Stage, folder: Path) -> Path:
+    """Return where `reference` left what layouts of this stage's model are compared with."""
+    return folder / f"{stage.model.layers} layers"
+
+
 def gradient_differences(run: Trainer, folder: str) -> dict[str, float]:
     """Return the largest difference of each parameter's first gradient, where this rank has it, to `reference`'s."""
     assert isinstance(run.optimizer, Recording)
@@ -227,7 +232,7 @@ def train_layouts(
         dtype = torch.bfloat16 if layout.bf16 else None
         run = trainer(layout.stage, dtype, Recording)
         taken = steps(run, layout.stage.steps)
-        differences = gradient_differences(run, folder)
+        differences = gradient_differences(run, str(folder_of(layout.stage, Path(folder))))
         outcomes[name] = Outcome(taken, steps(trainer(layout.stage, dtype), 2), differences)
     return outcomes
 

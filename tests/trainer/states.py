@@ -1,5 +1,6 @@
 """States under any layout, and checkpointers for them, for tests that save and load."""
 
+import functools
 import math
 import pathlib
 import uuid
@@ -55,14 +56,20 @@ class Weights(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(weight))
 
 
+@functools.cache
+def _mesh(pipeline: int, replicate: int, shard: int, tensor: int) -> DeviceMesh:
+    """Return a mesh of the process's one group, opened once: each brings groups of its own, with threads."""
+    dimensions = ("pipeline", "replicate", "shard", "tensor")
+    return init_device_mesh("cpu", (pipeline, replicate, shard, tensor), mesh_dim_names=dimensions)
+
+
 def sharded(layout: str, salt: int) -> dict[str, torch.Tensor]:
     """Return the state of a model and of one moment under a layout, made by FSDP2 over tensor parallelism.
 
     A pipeline stage holds some of the weights; FSDP shards over data and context ranks alike.
     """
     pipeline, replicate, shard, context, tensor = LAYOUTS[layout]
-    dimensions = ("pipeline", "replicate", "shard", "tensor")
-    mesh = init_device_mesh("cpu", (pipeline, replicate, shard * context, tensor), mesh_dim_names=dimensions)
+    mesh = _mesh(pipeline, replicate, shard * context, tensor)
     mine = list(WEIGHTS)[mesh.get_local_rank("pipeline") :: pipeline]
     weights = Weights(mine, salt, mesh["tensor"])
     fully_shard(weights, mesh=mesh["replicate", "shard"])

@@ -142,6 +142,21 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
+class Hang:
+    """How long a rank may go without a step: `multiple` of the 99th percentile of the last ones, or `floor_seconds`."""
+
+    multiple: float = 3.0
+    floor_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse a limit that ordinary steps would reach."""
+        refuse(
+            ("hang.multiple", self.multiple >= 2, f"{self.multiple} is too small", "use 2 or more"),
+            ("hang.floorSeconds", self.floor_seconds >= 1, f"{self.floor_seconds} is too small", "use 1 or more"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Zero:
     """ZeRO stage, and over how many data ranks it shards (the rest of data replicates)."""
 
@@ -220,6 +235,7 @@ class Stage:
     optimizer: Optimizer = field(default_factory=Optimizer)
     parallel: Parallel = field(default_factory=Parallel)
     guard: Guard = field(default_factory=Guard)
+    hang: Hang = field(default_factory=Hang)
     init_from: str | None = None
 
     def __post_init__(self) -> None:

@@ -48,6 +48,12 @@ GPUS: Final = (
     _gpu("B200", "B200", 2250, 180, 8.0, 900, 50),
 )
 
+# Dense bf16 FLOP/s of the best matmul somebody measured in public (stas00/ml-engineering, compute/accelerator, MAMF:
+# the mean of 100 products in torch; it gives H200 as H100). The check multiplies one shape, not the best of all.
+MATMUL: Final = {
+    "A100-40GB": 271.2e12, "A100-80GB": 271.2e12, "H100-80GB": 794.5e12, "H200": 794.5e12, "B200": 1745e12,
+}  # fmt: skip
+
 
 def by_name(name: str) -> Gpu | None:
     """Return a type by the name that the command line takes."""
@@ -56,5 +62,14 @@ def by_name(name: str) -> Gpu | None:
 
 def by_device(device_name: str) -> Gpu | None:
     """Return the type of a device by its driver's name, as in `NVIDIA H100 80GB HBM3`; None for one not listed."""
-    words = set(re.split(r"[^A-Z0-9]+", device_name.upper()))
+    words = _words(device_name)
     return next((gpu for gpu in GPUS if gpu.words <= words), None)
+
+
+def has_switch(device_name: str) -> bool:
+    """Say whether all GPUs of its node are one NVSwitch apart; else their links depend on how the node is wired."""
+    return by_device(device_name) is not None and not _words(device_name) & {"PCIE", "NVL"}
+
+
+def _words(device_name: str) -> set[str]:
+    return set(re.split(r"[^A-Z0-9]+", device_name.upper()))

@@ -1,4 +1,4 @@
-"""`python -m internlm2_trainer`: train a stage, estimate its cost, look after checkpoints, or run a pod's agent."""
+"""`python -m internlm2_trainer`: train, estimate, look after checkpoints, check nodes, run a pod's agent."""
 
 import sys
 
@@ -33,6 +33,10 @@ def main(arguments: list[str]) -> int:
         from internlm2_trainer.cli import tokenizer
 
         return tokenizer.main(rest)
+    if verb == "check":
+        from internlm2_trainer.cli import check
+
+        return check.main(rest)
     print(_USAGE, file=sys.stdout if verb in ("-h", "--help") else sys.stderr)
     return 0 if arguments and verb in ("-h", "--help") else 2
 
@@ -44,6 +48,7 @@ _USAGE = """usage: python -m internlm2_trainer VERB [options]
   tokenize         turn text into packed token shards
   train-tokenizer  train a SentencePiece tokenizer
   agent            run the ranks of one node and keep them running
+  check            find slow and broken nodes before a job starts on them
   checkpoint       list, verify, show, compare, export, import and prune checkpoints
 
 python -m internlm2_trainer VERB --help says more."""

@@ -1,4 +1,5 @@
-"""Write what is generated: the CRD of the chart and its reference page from the API models, the page of metrics.
+"""Write what is generated: the CRD of the chart and its reference page from the API models, the pages of
+metrics and of faults.
 
 python -m internlm2_operator.api [--root FOLDER] [--check]
 """
@@ -11,12 +12,17 @@ from typing import Any, Final
 import yaml
 
 from internlm2_operator.api import crd, metrics, reference
+from internlm2_operator.plan import faults_page
 from internlm2_spec.config import Refused
 
 SOURCE: Final = "Generated from operator/internlm2_operator/api by `python -m internlm2_operator.api`; do not edit."
-CRD_PATH: Final = "charts/internlm2-operator/crds/internlm2jobs.yaml"
-PAGE_PATH: Final = "docs/reference/internlm2job.md"
+CRD_PATH: Final = "charts/internlm2-operator/files/internlm2jobs.yaml"
+PAGE_PATH: Final = "docs/api.md"
 METRICS_PATH: Final = "docs/metrics.md"
+FAULTS_PATH: Final = "docs/faults.md"
+FAULTS_SOURCE: Final = (
+    "Generated from operator/internlm2_operator/plan/causes.py by `python -m internlm2_operator.api`; do not edit."
+)
 METRICS_SOURCE: Final = (
     "Generated from trainer/internlm2_spec/metrics.py by `python -m internlm2_operator.api`; do not edit."
 )
@@ -36,6 +42,7 @@ def generated() -> dict[str, str]:
         CRD_PATH: f"# {SOURCE}\n{body}",
         PAGE_PATH: f"<!-- {SOURCE} -->\n\n{reference.page()}",
         METRICS_PATH: f"<!-- {METRICS_SOURCE} -->\n\n{metrics.page()}",
+        FAULTS_PATH: f"<!-- {FAULTS_SOURCE} -->\n\n{faults_page.page()}",
     }
 
 

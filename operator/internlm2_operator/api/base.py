@@ -15,7 +15,11 @@ from internlm2_spec import config
 # How the API server merges a list: replaced whole, or joined by a key.
 ATOMIC: Final[JsonDict] = {"x-kubernetes-list-type": "atomic"}
 BY_NAME: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+SET: Final[JsonDict] = {"x-kubernetes-list-type": "set"}
 BY_TYPE: Final[JsonDict] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+# Names of most objects: the characters of a DNS name.
+OBJECT_NAME: Final = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 _HOLE = re.compile(r"\{([^{}]*)\}")
 

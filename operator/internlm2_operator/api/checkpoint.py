@@ -4,7 +4,7 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from internlm2_operator.api.base import ApiModel, Rule
+from internlm2_operator.api.base import OBJECT_NAME, ApiModel, Rule
 
 # Bucket names as S3 has them; a file URL is absolute because it names a path inside the pod.
 KNOWN_URL: Final = "^(s3://[a-z0-9][a-z0-9.-]+(/.*)?|file:///.+)$"
@@ -33,6 +33,7 @@ class CheckpointSpec(ApiModel):
         default=None,
         min_length=1,
         max_length=253,
+        pattern=OBJECT_NAME,
         description="secretName names the Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and optionally"
         " AWS_ENDPOINT_URL and AWS_REGION. It serves every s3:// URL of the job.",
     )

@@ -18,7 +18,7 @@ COLUMNS: Final = (
     ("Step", "integer", ".status.step"),
     ("Loss", "number", ".status.loss"),
     ("MFU", "number", ".status.mfu"),
-    ("Restarts", "integer", ".status.restarts.infrastructure"),
+    ("Restarts", "integer", ".status.restarts.total"),
     ("Last-Fault", "string", ".status.faults[-1:].cause"),
     ("Age", "date", ".metadata.creationTimestamp"),
 )

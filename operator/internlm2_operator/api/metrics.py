@@ -33,16 +33,20 @@ host is late with is counted in the part it belongs to.
 ## Stragglers
 
 In a step every rank waits for the slowest, so wall times are alike on all. Compared is what a rank does without the
-others: waiting for data, and the forward pass of each of its layers on the first micro-batch, between the gather of a
-layer's weights and its release. The figures travel as integers beside the label counts of the step after next, in the
-all-reduce that is there anyway, 8 bytes a rank. Every pod serves the same: `internlm2_train_slowest_rank` and
-`internlm2_train_rank_work_seconds{statistic="min"|"median"|"max"}`, two steps late.
+others: waiting for data; the forward pass of each of its layers on the first micro-batch, between the gather of a
+layer's weights and its release; and a message of 1 MiB to the next rank of a ring, every fourth step, from four nodes
+on. The figures travel as integers beside the label counts of the step after next, in the all-reduce that is there
+anyway, 24 bytes a rank. Every pod serves the same, two steps late: `internlm2_train_rank_part_seconds`, and of data and
+computation together `internlm2_train_slowest_rank` and `internlm2_train_rank_work_seconds`.
 
-Not seen: a slow backward pass or optimizer alone. A tensor or context group exchanges messages inside a layer, so one
-slow rank of it shows in all. Pipeline ranks differ by their number of layers.
+`internlm2_train_straggler_rank` is a rank that has stood out for three windows of eight steps, which
+[health](health.md#stragglers) explains, else -1; `internlm2_train_straggler_seconds{what}` is by how much.
 
-    internlm2_train_rank_work_seconds{statistic="max"}
-      > ignoring (statistic) 1.2 * internlm2_train_rank_work_seconds{statistic="median"}
+Not seen: a slow backward pass or optimizer alone, and a link of a node other than that of its first and last rank. A
+tensor or context group exchanges messages inside a layer, so one slow rank of it shows in all. Pipeline ranks differ by
+their number of layers, and are compared within their stage.
+
+    internlm2_train_straggler_rank >= 0
 
 ## Goodput
 
@@ -64,11 +68,48 @@ arrows of a fault, `internlm2_operator_fault_arrow_seconds`.
 """
 
 
+_SPENT = """
+### What a job's GPUs are spent on
+
+`internlm2_operator_job_gpu_seconds_total{spent_on=..., cause=...}` books the GPUs of every job that has begun, every
+5 s, each second on one account. A job that lost its nodes is charged those of its newest attempt.
+"""
+_SPENT_NOTES = """
+The effective training time ratio (ETTR) is the productive part, the rest is lost, by cause:
+
+    sum(increase(internlm2_operator_job_gpu_seconds_total{spent_on="productive"}[1d]))
+      / sum(increase(internlm2_operator_job_gpu_seconds_total[1d]))
+    sum by (cause) (increase(internlm2_operator_job_gpu_seconds_total{spent_on=~"fault|redo"}[1d])) / 3600
+
+Waiting for checkpoints, which the trainer counts as `checkpoint_stall`, is in `productive` here.
+"""
+_AGENT = """
+## Node agent
+"""
+_SCRAPE = """
+## Labels of the scrape
+
+The dashboards and alerts of the chart go by labels that Prometheus adds to the series of a pod:
+"""
+_SCRAPE_NOTES = """
+A scrape configuration of your own by pod annotations needs these relabelings:
+
+    - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
+    - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+    - {source_labels: [__meta_kubernetes_pod_node_name], target_label: node}
+    - {source_labels: [__meta_kubernetes_pod_label_training_internlm_io_job], target_label: training_job}
+    - {source_labels: [__meta_kubernetes_pod_label_training_internlm_io_slot], target_label: slot}
+"""
+
+
 def page() -> str:
     """Return the page in Markdown."""
     parts = (
         _HEAD.strip(), _table(metrics.TRAINER), _PARTS.strip(), _values("part", metrics.PARTS), _PARTS_NOTES.strip(),
-        _values("cause", metrics.CAUSES), _CAUSES_NOTES.strip(), _table(metrics.OPERATOR),
+        _values("cause", metrics.CAUSES), _CAUSES_NOTES.strip(), _table(metrics.OPERATOR), _SPENT.strip(),
+        _values("spent_on", metrics.SPENT_ON), _SPENT_NOTES.strip(), _AGENT.strip(),
+        _table(metrics.AGENT), _SCRAPE.strip(), _values("label", metrics.SCRAPE_LABELS, "where it is from"),
+        _SCRAPE_NOTES.strip(),
     )  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -83,6 +124,6 @@ def _row(metric: Metric) -> str:
     return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.unit} | {metric.meaning} |"
 
 
-def _values(label: str, meanings: Mapping[str, str]) -> str:
+def _values(label: str, meanings: Mapping[str, str], head: str = "what it counts") -> str:
     rows = (f"| `{value}` | {meaning} |" for value, meaning in meanings.items())
-    return f"| `{label}` | what it counts |\n|---|---|\n" + "\n".join(rows)
+    return f"| `{label}` | {head} |\n|---|---|\n" + "\n".join(rows)

@@ -18,6 +18,20 @@ class NodesSpec(ApiModel):
         le=64,
         description="spares is the number of further nodes that wait in the rendezvous and take over when one fails.",
     )
+    shrink_after_seconds: int = Field(
+        default=60,
+        ge=0,
+        le=86400,
+        description="shrinkAfterSeconds is how long a job that lost nodes waits for others before it goes on with"
+        " fewer, or is queued below min; 0 does so at once.",
+    )
+    grow_after_seconds: int = Field(
+        default=600,
+        ge=0,
+        le=2592000,
+        description="growAfterSeconds is the least time from one change of size to the next larger one. Raising max"
+        " ends it. 0 grows at every checkpoint for which more nodes are free.",
+    )
     gpus_per_node: int = Field(
         default=8, ge=1, le=64, description="gpusPerNode is the number of GPUs, and so of ranks, on each node."
     )
@@ -33,5 +47,12 @@ class NodesSpec(ApiModel):
             "self.min <= self.max",
             "nodes.min {self.min} is above nodes.max {self.max}; lower nodes.min or raise nodes.max",
             at=".min",
+        ),
+        Rule(
+            "self.resourceName.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?$')"
+            " && !self.resourceName.startsWith('requests.')",
+            "nodes.resourceName {self.resourceName} is no extended resource; write DOMAIN/NAME as the device plugin"
+            " announces it, for example nvidia.com/gpu",
+            at=".resourceName",
         ),
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from internlm2_operator.api import schema
 from internlm2_operator.api.spec import Spec
-from internlm2_operator.api.status import JobStatus
+from internlm2_operator.api.status import CONDITIONS, JobStatus
 from internlm2_spec import contract
 
 _HEAD = f"""
@@ -17,10 +17,51 @@ A field in **bold** is required. `[]` stands for each entry of a list.
 """
 
 
+_EDITS = """
+## What may change, and when
+
+| what | when |
+|---|---|
+| `nodes.min`, `nodes.max`, `nodes.spares`, `suspend`, `failurePolicy`, `health`, `ttlSecondsAfterFinished`, and \
+stages that have not begun, which may be added, removed and moved | at any time, with effect at once |
+| `template`, `checkpoint`, `nodes.gpusPerNode`, `nodes.resourceName`, and of the current stage `steps`, `optimizer`, \
+`parallel`, `guard` | while no attempt has pods: before the first, in `Queued`, in `Suspended` |
+| of a stage that has begun `name`, `kind`, `data`, `sequenceLength`, `globalBatchTokens`, `seed`, `ropeBase`, which \
+its place in the data is counted by; stages that are done | never |
+| `model`, `checkpoint.url`, `managedBy`; `stages` of a job that has ended | never |
+
+So every pod of an attempt is made from one spec. To change what is held: set `suspend: true`, wait for the phase
+`Suspended` (pods write a checkpoint first), change it, set `suspend: false`.
+
+## Names
+
+A job is called what a host may be called: at most 63 of `a-z`, `0-9` and `-`, a letter first. Its Service has the same
+name, its ConfigMaps `NAME-STAGE`, its pods `NAME-STAGE-ATTEMPT-SLOT[-rREPLACEMENT]`, all three numbers counted by the
+operator; of a name above 40 characters pods carry the first 30 and a hash of the whole. Labels hold it whole.
+
+## Other queues
+
+`suspend` and `managedBy` are the two ends that another controller can hold: it makes or keeps a job suspended and lets
+it go when there is room, as Kueue does with a batch/v1 Job; with `managedBy` it runs the job altogether. The operator
+queues by itself otherwise, and gives each pod its node. Kueue's groups of plain pods are no way in: the reasons are in
+[decision 10](decisions/0010-kueue-holds-jobs-not-pods.md). Where Kueue manages pods without a queue name, exempt the
+namespaces of jobs.
+
+## Conditions
+
+Conditions carry the truth, `status.phase` is for the column. `kubectl describe ilj NAME` shows them and the events.
+"""
+
+
 def page() -> str:
     """Return the page in Markdown: every field of spec and status with type, default, bounds and meaning."""
-    parts = [_HEAD.strip(), *(_section(name, schema.structural(model)) for name, model in _ROOTS)]
-    return "\n\n".join(parts) + "\n"
+    fields = (_section(name, schema.structural(model)) for name, model in _ROOTS)
+    return "\n\n".join([_HEAD.strip(), _EDITS.strip(), _conditions(), *fields]) + "\n"
+
+
+def _conditions() -> str:
+    rows = (f"| `{kind}` | {meaning} |" for kind, meaning in CONDITIONS.items())
+    return "| condition | true means; false says why |\n|---|---|\n" + "\n".join(rows)
 
 
 _ROOTS = (("spec", Spec), ("status", JobStatus))

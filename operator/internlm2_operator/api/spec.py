@@ -7,12 +7,16 @@ from pydantic import Field
 from internlm2_operator.api import model
 from internlm2_operator.api.base import BY_NAME, ApiModel, Rule, formatted
 from internlm2_operator.api.checkpoint import CheckpointSpec
+from internlm2_operator.api.edits import MAX_STAGES
 from internlm2_operator.api.health import FailurePolicySpec, HealthSpec
 from internlm2_operator.api.model import ModelSpec
 from internlm2_operator.api.nodes import NodesSpec
 from internlm2_operator.api.stages import StageSpec
 from internlm2_operator.api.template import TemplateSpec
+from internlm2_operator.api.topology import TopologySpec
 from internlm2_spec import config
+
+MANAGER: Final = "training.internlm.io/operator"
 
 _FIXED: Final = "(s.parallel.tensor * s.parallel.pipeline * s.parallel.context * s.parallel.zero.shard)"
 _LAYERS: Final = model.size_in_cel("layers")
@@ -117,7 +121,7 @@ class Spec(ApiModel):
     nodes: NodesSpec = Field(description="nodes bounds how many nodes an attempt may hold.")
     stages: tuple[StageSpec, ...] = Field(
         min_length=1,
-        max_length=16,
+        max_length=MAX_STAGES,
         description="stages run in order, each from the final checkpoint of the one before.",
         json_schema_extra=BY_NAME,
     )
@@ -128,9 +132,34 @@ class Spec(ApiModel):
         default=FailurePolicySpec(),
         description="failurePolicy bounds how often the job is restarted after failures of its own code.",
     )
+    priority: int = Field(
+        default=0,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="priority is the job's place in the queue: a higher one comes first, and where nodes are lacking"
+        " jobs of a lower one stop for it after a checkpoint. Among equals the older job comes first."
+        " template.priorityClassName is another matter: scheduler and kubelet read it.",
+    )
+    topology: TopologySpec | None = Field(
+        default=None, description="topology says how an attempt lies on racks; without it nodes are taken by name."
+    )
     template: TemplateSpec = Field(default=TemplateSpec(), description="template is the user's part of the pods.")
     suspend: bool = Field(
         default=False, description="suspend stops the job after a checkpoint; false again lets it go on from there."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=31536000,
+        description="ttlSecondsAfterFinished is the time after which a job that has ended is deleted, its pods with it"
+        " and its checkpoints not. Without it the job stays.",
+    )
+    managed_by: str = Field(
+        default=MANAGER,
+        min_length=3,
+        max_length=63,
+        description="managedBy names the controller that runs the job, as in a batch/v1 Job. With another value this"
+        " operator leaves the job alone: no pods, no status. It cannot change.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -149,6 +178,17 @@ class Spec(ApiModel):
             " `internlm2_trainer checkpoint import --stage` made it",
             at=".model.initFrom",
         ),
+        Rule(
+            "self.managedBy.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?$')",
+            f"managedBy {{self.managedBy}} is not DOMAIN/NAME; leave it out, or write it like {MANAGER}",
+            at=".managedBy",
+        ),
+        Rule(
+            "self.managedBy == oldSelf.managedBy",
+            "managedBy {self.managedBy} differs from what the job was made with, {oldSelf.managedBy};"
+            " restore it, or make a new job",
+            at=".managedBy",
+        ),
         *_head_rules(),
         *(_model_rule(name) for name in ("ffn", "vocab")),
         StageRule(
@@ -158,11 +198,15 @@ class Spec(ApiModel):
         ),
         *_size_rules("min"),
         *_size_rules("max"),
-        Rule(
-            "!has(self.template.resources.limits) || !(self.nodes.resourceName in self.template.resources.limits)",
-            "template.resources.limits sets {self.nodes.resourceName}, which is taken from nodes.gpusPerNode;"
-            " remove it and set nodes.gpusPerNode",
-            at=".template.resources.limits",
+        *(
+            Rule(
+                f"!has(self.template.resources.{field})"
+                f" || !(self.nodes.resourceName in self.template.resources.{field})",
+                f"template.resources.{field} sets {{self.nodes.resourceName}}, which is taken from nodes.gpusPerNode;"
+                " remove it and set nodes.gpusPerNode",
+                at=f".template.resources.{field}",
+            )
+            for field in ("limits", "requests")
         ),
     )
 
@@ -192,5 +236,6 @@ class Spec(ApiModel):
             optimizer=config.Optimizer(**stage.optimizer.model_dump()),
             parallel=config.Parallel(**parallel, zero=config.Zero(**stage.parallel.zero.model_dump())),
             guard=config.Guard(**stage.guard.model_dump()),
+            hang=config.Hang(self.health.hang.multiple, float(self.health.hang.floor_seconds)),
             init_from=self.stages[index - 1].name if index else self.model.init_from,
         )

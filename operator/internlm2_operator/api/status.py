@@ -3,7 +3,7 @@
 import enum
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -12,6 +12,23 @@ from pydantic import BeforeValidator, Field
 from internlm2_operator.api.base import ATOMIC, BY_TYPE, ApiModel, Time
 
 MAX_FAULTS: Final = 20
+MAX_STRAGGLERS: Final = 8
+MAX_ROOM: Final = 128
+
+
+CONDITIONS: Final = {
+    "Validated": "the operator finds a legal size in the spec",
+    "Scheduled": "the current attempt has its nodes; if not, what is missing",
+    "NodesChecked": "the nodes of the next attempt were checked before it; if not, why",
+    "Progressing": "steps are done; if not, why, and how far a start is",
+    "FullSize": "the job has nodes.max nodes; if not, why, and when it grows",
+    "CheckpointFresh": "the newest checkpoint is whole and not old; what was passed over, and why",
+    "Straggling": "one rank holds up the others for long: which, on which node, in what, and by how much",
+    "Recovering": "a fault is open: where, since when, what was done, what is waited for; else the last one",
+    "Complete": "every stage has its final checkpoint",
+    "Failed": "the job has ended without; the traceback",
+}
+"""Types of conditions, by what it means that one is true."""
 
 
 def _figure(value: Any) -> Any:
@@ -30,6 +47,7 @@ def _clip(limit: int) -> BeforeValidator:
 
 
 Message = Annotated[str, _clip(1024), Field(max_length=1024)]
+NodeName = Annotated[str, Field(max_length=253)]
 Number = Annotated[float | None, BeforeValidator(_figure)]
 
 
@@ -87,13 +105,23 @@ class Restarts(ApiModel):
     """How often the job was restarted, and why."""
 
     counted: int = Field(default=0, ge=0, description="counted is the number of failures of the user's code.")
-    infrastructure: int = Field(default=0, ge=0, description="infrastructure is the number of all other failures.")
+    infrastructure: int = Field(
+        default=0,
+        ge=0,
+        description="infrastructure is the number of its failures. What somebody asked for, or what is waited for, is"
+        " none.",
+    )
+    total: int = Field(default=0, ge=0, description="total is the sum of both, for the column.")
     recent: tuple[UserFailure, ...] = Field(
         default=(),
         max_length=1001,
         description="recent holds the failures within failurePolicy.windowSeconds.",
         json_schema_extra=ATOMIC,
     )
+
+    def summed(self) -> "Restarts":
+        """Return the same with its total."""
+        return self.model_copy(update={"total": self.counted + self.infrastructure})
 
 
 class Replacement(ApiModel):
@@ -120,6 +148,9 @@ class Fault(ApiModel):
 
     id: str = Field(min_length=1, max_length=64, description="id is the same for the same fault, whoever computes it.")
     cause: str = Field(min_length=1, max_length=64, description="cause in CamelCase, such as NodeNotReady or Xid79.")
+    count: int = Field(
+        default=1, ge=1, description="count is how often in a row: more than 1 for what is waited for again and again."
+    )
     node: str = Field(default="", max_length=253, description="node at fault, where one is known.")
     gpu: str = Field(default="", max_length=128, description="gpu at fault by UUID, where one is known.")
     evidence: tuple[Message, ...] = Field(
@@ -132,8 +163,76 @@ class Fault(ApiModel):
     steps_lost: int | None = Field(default=None, ge=0, description="stepsLost is the number of steps done twice.")
     seconds: dict[str, float] = Field(
         default_factory=dict,
-        description="seconds from each of times to the next, and in all.",
+        description="seconds that each of times came after all before it, and in all.",
         json_schema_extra={"type": "object", "maxProperties": 16, "additionalProperties": {"type": "number"}},
+    )
+
+
+class Room(ApiModel):
+    """A size above that of the attempt for which there are healthy free nodes."""
+
+    size: int = Field(ge=1, description="size in nodes.")
+    since: Time = Field(description="since when nodes for it have been free without a break.")
+
+
+class Stopping(ApiModel):
+    """A change of size that is being made: pods write a checkpoint and stop, then the next attempt starts."""
+
+    target: int = Field(ge=0, description="target is the size that was to be had then; 0 is none.")
+    since: Time = Field(description="since when pods have been asked to stop.")
+
+
+class ElasticStatus(ApiModel):
+    """What the operator remembers to decide on the size of the job."""
+
+    size: int = Field(default=0, ge=0, description="size of the newest attempt that was placed; 0 is none yet.")
+    limit: int = Field(default=0, ge=0, description="limit is what nodes.max was then.")
+    placed_time: Time | None = Field(default=None, description="placedTime is when it was placed.")
+    short_since: Time | None = Field(
+        default=None, description="shortSince is since when nodes for that size have been missing."
+    )
+    room: tuple[Room, ...] = Field(
+        default=(),
+        max_length=MAX_ROOM,
+        description="room holds the larger sizes that are possible, ascending.",
+        json_schema_extra=ATOMIC,
+    )
+    stopping: Stopping | None = Field(default=None, description="stopping is set while pods stop for another size.")
+
+
+class Straggling(ApiModel):
+    """A node whose rank held up the others, by the word of the trainer."""
+
+    node: NodeName = Field(description="node of the rank.")
+    slow_in: Literal["compute", "communication"] = Field(description="slowIn is what it was slow in.")
+    since: Time = Field(description="since when it was known.")
+    until: Time | None = Field(default=None, description="until when it was; unset while it is.")
+
+
+class NodeCheckStatus(ApiModel):
+    """The check of a job's nodes that its start waits for, or the last one."""
+
+    why: Literal["FirstStart", "Hang"] = Field(
+        description="why it is made: before the first start, or after a second hang without a culprit."
+    )
+    depth: Literal["quick", "full"] = Field(description="depth of the check.")
+    since: Time = Field(description="since when it is waited for.")
+    ended: Time | None = Field(default=None, description="ended is when the wait was over.")
+    nodes: tuple[NodeName, ...] = Field(
+        default=(),
+        max_length=5064,
+        description="nodes that are to be checked; none once it is over.",
+        json_schema_extra=ATOMIC,
+    )
+    passed: int = Field(default=0, ge=0, description="passed is how many nodes passed.")
+    failed: tuple[NodeName, ...] = Field(
+        default=(), max_length=64, description="failed are nodes that did not.", json_schema_extra=ATOMIC
+    )
+    silent: tuple[NodeName, ...] = Field(
+        default=(),
+        max_length=64,
+        description="silent are nodes that did not answer in time; the job takes others where it can.",
+        json_schema_extra=ATOMIC,
     )
 
 
@@ -167,6 +266,18 @@ class JobStatus(ApiModel):
         description="replacements counts the pods that slots of the current attempt have used up.",
         json_schema_extra=ATOMIC,
     )
+    elastic: ElasticStatus = Field(
+        default=ElasticStatus(), description="elastic is what the size of the next attempt depends on."
+    )
+    node_check: NodeCheckStatus | None = Field(
+        default=None, description="nodeCheck is the check of the job's nodes that its start waits for, or the last one."
+    )
+    stragglers: tuple[Straggling, ...] = Field(
+        default=(),
+        max_length=MAX_STRAGGLERS,
+        description="stragglers are the newest nodes that held up the others by being slow themselves, oldest first.",
+        json_schema_extra=ATOMIC,
+    )
     faults: tuple[Fault, ...] = Field(
         default=(),
         max_length=MAX_FAULTS,
@@ -175,6 +286,15 @@ class JobStatus(ApiModel):
     )
     observed_generation: int = Field(
         default=0, ge=0, description="observedGeneration is the generation of the spec that was acted on."
+    )
+    queued_time: Time | None = Field(
+        default=None,
+        description="queuedTime is since when the job waits for nodes; unset while it lacks none, or not only those.",
+    )
+    preempted_by: str = Field(
+        default="",
+        max_length=317,
+        description="preemptedBy is the namespace/name of the job that this one stopped for; unset once it runs again.",
     )
     start_time: Time | None = Field(default=None, description="startTime is when the first pods were made.")
     completion_time: Time | None = Field(default=None, description="completionTime is when the job ended.")
@@ -191,6 +311,10 @@ class JobStatus(ApiModel):
     def replacement_of(self, slot: int) -> int:
         """Return the number of the newest replacement of a slot, 0 for its first pod."""
         return next((known.count for known in self.replacements if known.slot == slot), 0)
+
+    def to_object(self) -> dict[str, Any]:
+        """Leave out empty lists, too: the definition of the version before takes what uses no newer field."""
+        return {key: value for key, value in super().to_object().items() if value != []}
 
 
 def set_condition(
@@ -218,10 +342,21 @@ def set_condition(
     return tuple(new if known is old else known for known in conditions)
 
 
-def arrow_seconds(times: FaultTimes) -> dict[str, float]:
-    """Return the seconds from each known time to the next known one, by the later's name, and `total` once closed."""
+def arrows(times: FaultTimes) -> Iterator[tuple[str, datetime, datetime]]:
+    """Yield the name of each known time but the first, from when its arrow goes, and the time itself.
+
+    An arrow goes from the latest of all earlier times. What was reached before one of them took no time of its own:
+    ranks may train again before the verdict.
+    """
     known = [(name, moment) for name in FaultTimes.model_fields if (moment := getattr(times, name)) is not None]
-    arrows = {later: round((end - start).total_seconds(), 6) for (_, start), (later, end) in itertools.pairwise(known)}
+    latest = itertools.accumulate((moment for _, moment in known), max)
+    for before, (name, at) in zip(latest, known[1:], strict=False):
+        yield name, min(before, at), at
+
+
+def arrow_seconds(times: FaultTimes) -> dict[str, float]:
+    """Return the length of each arrow by its name, and `total` once closed."""
+    seconds = {name: round((at - since).total_seconds(), 6) for name, since, at in arrows(times)}
     if times.closed and times.signal:
-        arrows["total"] = round((times.closed - times.signal).total_seconds(), 6)
-    return arrows
+        seconds["total"] = round((times.closed - times.signal).total_seconds(), 6)
+    return seconds

@@ -7,8 +7,16 @@ from typing import Final
 
 from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.cluster.gateway import Gateway, Object
-from internlm2_operator.manifests import config_map, event, pod, service
-from internlm2_operator.plan.actions import Action, Announce, CreatePod, DeletePod, EnsureConfigMap, EnsureService
+from internlm2_operator.manifests import config_map, event, network_policy, pod, service
+from internlm2_operator.plan.actions import (
+    Action,
+    Announce,
+    CreatePod,
+    DeleteJob,
+    DeletePod,
+    EnsureConfigMap,
+    EnsureService,
+)
 
 AT_ONCE: Final = 32
 """Pod creations in flight: the API server answers each in a few milliseconds, the rest is waiting."""
@@ -41,19 +49,22 @@ class Applier:
         """Send the events, which belong after the status that they talk about."""
         for action in actions:
             if isinstance(action, Announce):
-                await self._gateway.create_event(event.event(job, action, now))
+                await self._gateway.record_event(event.event(job, action, now))
 
     async def _one(self, job: InternLM2Job, action: Action) -> None:
         async with self._slots:
             match action:
                 case EnsureService():
                     await self._gateway.apply(service.service(job))
+                    await self._gateway.apply(network_policy.network_policy(job))
                 case EnsureConfigMap(stage=stage):
                     await self._gateway.apply(config_map.config_map(job, stage))
                 case CreatePod():
                     self._saw_pod(await self._gateway.create_pod(pod.pod(job, action)))
                 case DeletePod():
                     await self._delete(job, action)
+                case DeleteJob():
+                    await self._gateway.delete_job(job.namespace, job.name, uid=job.uid, version=job.resource_version)
                 case Announce():
                     pass
 

@@ -4,14 +4,19 @@ Bodies are dictionaries from `manifests`; the client's pydantic models are not u
 a large LIST into them costs more than everything else the operator does.
 """
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
 from kubernetes.aio import client, config
+from kubernetes.aio.client import rest
 
 from internlm2_operator.cluster import errors
 from internlm2_spec import contract
@@ -22,20 +27,71 @@ JOBS: Final = f"/apis/{contract.API_GROUP}/{contract.API_VERSION}"
 PAGE: Final = 500
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=10)
 POOL: Final = 64
+# Bookmarks come every minute: a stream that is silent for longer is dead.
+STREAM: Final = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
+BREATH: Final = 50
+"""Objects that are taken in one go before others get their turn."""
+_NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_ENDLESS: Final = aiohttp.ClientTimeout(total=None, sock_connect=10)
 
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """All objects of a kind as they were at resourceVersion `version`."""
+class Census:
+    """Which objects of a kind there were at resourceVersion `version`, by uid."""
 
-    items: list[Object]
+    uids: frozenset[str]
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a LIST and a WATCH ask for."""
+
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+
+
+def jobs_of(namespace: str) -> Kind:
+    """Return the jobs of a namespace, or of all when it is empty."""
+    return Kind(_scoped(JOBS, namespace, contract.PLURAL))
+
+
+def pods_of(namespace: str) -> Kind:
+    """Return the pods that carry our job label."""
+    return Kind(_scoped("/api/v1", namespace, "pods"), (("labelSelector", contract.LABEL_JOB),))
+
+
+def checks_of(namespace: str) -> Kind:
+    """Return the pods of node checks. One that a job made is none, whatever its labels say."""
+    return Kind(
+        _scoped("/api/v1", namespace, "pods"),
+        (("labelSelector", f"{contract.LABEL_CHECK},!{contract.LABEL_JOB}"),),
+    )
+
+
+def quotas_of(namespace: str) -> Kind:
+    """Return the ResourceQuotas of a namespace, or of all when it is empty."""
+    return Kind(_scoped("/api/v1", namespace, "resourcequotas"))
+
+
+NODES: Final = Kind("/api/v1/nodes")
+# Pods of everybody else that may hold resources of a node; to a watch the end of such a pod is a deletion.
+FOREIGN_PODS: Final = Kind(
+    "/api/v1/pods",
+    (
+        ("labelSelector", f"!{contract.LABEL_JOB}"),
+        ("fieldSelector", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
+    ),
+)
 
 
 Observe = Callable[[str, int], None]
 """Called with method and HTTP status of every answer; status 0 means that none came."""
+
+
+Lines = AsyncGenerator[str, None]
 
 
 def unobserved(_method: str, _code: int) -> None:
@@ -43,12 +99,19 @@ def unobserved(_method: str, _code: int) -> None:
 
 
 _APPLY = "application/apply-patch+yaml"
-_STRATEGIC = "application/strategic-merge-patch+json"
-_PATHS: Final = {"Service": "services", "ConfigMap": "configmaps"}
+_MERGE = "application/merge-patch+json"
+_DRY: Final = (("dryRun", "All"),)
+_PATHS: Final = {
+    "Service": ("/api/v1", "services"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+}
 
 
-async def credentials() -> client.Configuration:
+async def credentials(context: str | None = None) -> client.Configuration:
     """Return how to reach the cluster this process runs in, else the one of the kubeconfig's current context.
+
+    `context` names another context of the kubeconfig.
 
     Raises:
         Refused: there is neither.
@@ -56,10 +119,10 @@ async def credentials() -> client.Configuration:
     settings = client.Configuration()
     # Nothing in the client's configuration and transport is annotated: hence the ignores in this file.
     try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ:
+        if context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
         else:
-            await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            await config.load_kube_config(config_file=_kubeconfig(), client_configuration=settings, context=context)  # type: ignore[no-untyped-call]
     except config.ConfigException as error:
         raise Refused(
             "KUBECONFIG", wrong=str(error), right="set KUBECONFIG to a file with a current context"
@@ -68,9 +131,33 @@ async def credentials() -> client.Configuration:
     return settings
 
 
-async def connect(observe: Observe) -> "Gateway":
+async def connect(observe: Observe, context: str | None = None) -> "Gateway":
     """Return a gateway with the credentials above."""
-    return Gateway(client.ApiClient(configuration=await credentials()), observe)
+    return Gateway(client.ApiClient(configuration=await credentials(context)), observe)
+
+
+def _kubeconfig() -> str | None:
+    """Return KUBECONFIG as it is now: the client reads it once, when it is imported."""
+    return os.environ.get("KUBECONFIG") or None
+
+
+def current_namespace(context: str | None = None) -> str:
+    """Return the namespace that kubectl would use: the context's, or that of the pod this process runs in.
+
+    Raises:
+        Refused: the kubeconfig has no such context.
+    """
+    if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and _NAMESPACE_FILE.exists():
+        return _NAMESPACE_FILE.read_text().strip()
+    try:
+        known, current = config.list_kube_config_contexts(_kubeconfig())  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        return "default"  # what is wrong with it is told where a connection is wanted
+    named = {one["name"]: one for one in known} if context else {}
+    if context and context not in named:
+        raise Refused("--context", wrong=f"{context} is not in the kubeconfig", right=f"use one of {', '.join(named)}")
+    chosen = named[context] if context else current
+    return str(chosen.get("context", {}).get("namespace") or "default")
 
 
 class Gateway:
@@ -84,6 +171,9 @@ class Gateway:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
 
     # Reading
@@ -99,31 +189,9 @@ class Gateway:
             if not token:
                 return
 
-    async def jobs(self, namespace: str = "") -> Listing:
-        return await self._list(_scoped(JOBS, namespace, contract.PLURAL))
-
-    async def nodes(self) -> Listing:
-        return await self._list("/api/v1/nodes")
-
-    async def job_pods(self, namespace: str = "") -> Listing:
-        """Pods that carry our job label."""
-        return await self._list(_scoped("/api/v1", namespace, "pods"), [("labelSelector", contract.LABEL_JOB)])
-
-    def foreign_pods(self) -> AsyncIterator[Object]:
-        """Pages of pods of everybody else that hold resources of a node; finished ones are left out by the server."""
-        query = [
-            ("labelSelector", f"!{contract.LABEL_JOB}"),
-            ("fieldSelector", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"),
-        ]
-        return self.pages("/api/v1/pods", query)
-
-    async def _list(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Listing:
-        items: list[Object] = []
-        version = 0
-        async for page in self.pages(path, query):
-            items += page.get("items") or []
-            version = int(page["metadata"]["resourceVersion"])
-        return Listing(items, version)
+    async def objects(self, kind: Kind) -> list[Object]:
+        """LIST all objects of a kind, for callers that ask once and about few."""
+        return [raw async for page in self.pages(kind.path, kind.query) for raw in page.get("items") or ()]
 
     async def job(self, namespace: str, name: str) -> Object:
         return await self.call("GET", f"{JOBS}/namespaces/{namespace}/{contract.PLURAL}/{name}")
@@ -137,18 +205,34 @@ class Gateway:
     async def secret(self, namespace: str, name: str) -> Object:
         return await self.call("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}")
 
+    async def config_map(self, namespace: str, name: str) -> Object:
+        return await self.call("GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+
     # Writing
 
     async def apply(self, body: Object) -> Object:
-        """Server-side apply a Service or a ConfigMap; our fields win, other managers keep theirs."""
+        """Server-side apply an object of a job; our fields win, other managers keep theirs.
+
+        Raises:
+            NotOurs: there is one of this name that no job of this name owns.
+        """
         meta = body["metadata"]
-        path = f"/api/v1/namespaces/{meta['namespace']}/{_PATHS[body['kind']]}/{meta['name']}"
+        root, plural = _PATHS[body["kind"]]
+        path = f"{root}/namespaces/{meta['namespace']}/{plural}/{meta['name']}"
+        try:
+            there = await self.call("GET", path)
+        except errors.NotFound:
+            there = None
+        if there is not None and not _jobs_owning(there) & _jobs_owning(body):
+            told = f"{body['kind']} {meta['name']} belongs to no job; remove it, or give the job another name"
+            raise errors.NotOurs(f"409 Conflict: {told}")
         return await self.call("PATCH", path, query=_FORCED, body=body, content_type=_APPLY)
 
     async def create_pod(self, body: Object) -> Object:
         """Create a pod, or return the one that is there when it has the same owner.
 
         Raises:
+            PodRefused: a quota or an admission policy stands in the way.
             Conflict: a namesake belongs to somebody else, for example to a job of the same name that
                 was deleted a moment ago and whose pods are still going.
         """
@@ -156,6 +240,8 @@ class Gateway:
         path = f"/api/v1/namespaces/{meta['namespace']}/pods"
         try:
             return await self.call("POST", path, query=_MANAGED, body=body)
+        except errors.GiveUp as error:
+            raise errors.PodRefused(str(error)) from error
         except errors.AlreadyExists:
             there = await self.pod(meta["namespace"], meta["name"])
         if _owners(there) != _owners(body):
@@ -180,28 +266,120 @@ class Gateway:
             return None
         return None if force or answer.get("kind") != "Pod" else answer
 
-    async def patch_node(self, name: str, patch: Object) -> Object:
-        """Merge `patch` strategically into a node: taints merge by key, so those of others stay."""
-        return await self.call("PATCH", f"/api/v1/nodes/{name}", query=_MANAGED, body=patch, content_type=_STRATEGIC)
+    async def delete_job(self, namespace: str, name: str, *, uid: str, version: str) -> None:
+        """Delete a job that is still at this resourceVersion; one that is gone already is success.
 
-    async def write_status(self, namespace: str, name: str, *, uid: str, status: Object) -> Object:
+        Raises:
+            Conflict: it was changed, or deleted and made anew.
+        """
+        options: Object = {
+            "preconditions": {"uid": uid, "resourceVersion": version},
+            "propagationPolicy": "Background",
+        }
+        try:
+            await self.call("DELETE", f"{JOBS}/namespaces/{namespace}/{contract.PLURAL}/{name}", body=options)
+        except errors.NotFound:
+            return
+
+    async def patch_node(self, name: str, patch: Object) -> Object:
+        """Merge `patch` into a node; lists in it replace those of the node.
+
+        Raises:
+            Conflict: the patch names a resourceVersion, and the node has another one.
+        """
+        return await self.call("PATCH", f"/api/v1/nodes/{name}", query=_MANAGED, body=patch, content_type=_MERGE)
+
+    async def apply_node(self, body: Object, *, manager: str) -> Object:
+        """Server-side apply a part of a node on behalf of `manager`; what it applied before and leaves out now goes."""
+        query = (("fieldManager", manager), ("force", "true"))
+        path = f"/api/v1/nodes/{body['metadata']['name']}"
+        return await self.call("PATCH", path, query=query, body=body, content_type=_APPLY)
+
+    async def write_condition(self, node: str, condition: Object, *, manager: str) -> Object:
+        """Apply one condition of a node on behalf of `manager`; conditions merge by type, so those of others stay."""
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "status": {"conditions": [condition]}}
+        query = (("fieldManager", manager), ("force", "true"))
+        return await self.call("PATCH", f"/api/v1/nodes/{node}/status", query=query, body=body, content_type=_APPLY)
+
+    async def date(self) -> datetime:
+        """Return the API server's clock, in whole seconds: the Date header of an answer, whatever the answer.
+
+        Raises:
+            Retry: no answer, or one without a date.
+        """
+        try:
+            answer = await self._send("GET", "/version")
+            await answer.read()  # type: ignore[no-untyped-call]
+            return parsedate_to_datetime(answer.response.headers["Date"])
+        except (TimeoutError, aiohttp.ClientError, OSError, KeyError, ValueError) as error:
+            raise errors.Retry(f"GET /version: {type(error).__name__}: {error}") from error
+
+    async def write_status(self, namespace: str, name: str, *, uid: str, version: str, status: Object) -> Object:
         """Apply the whole status: fields left out now but written before are removed.
 
         Raises:
-            Conflict: `uid` is not the job's any more: it was deleted and made anew.
+            Conflict: the job is not at resourceVersion `version` any more: it was edited, or deleted and made anew.
+                So a size is only written for the spec that it was chosen by, which is held from then on.
         """
         path = f"{JOBS}/namespaces/{namespace}/{contract.PLURAL}/{name}"
-        meta = {"namespace": namespace, "name": name, "uid": uid}
+        meta = {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": version}
         kind = {"apiVersion": f"{contract.API_GROUP}/{contract.API_VERSION}", "kind": contract.KIND}
         body = kind | {"metadata": meta, "status": status}
         return await self.call("PATCH", f"{path}/status", query=_FORCED, body=body, content_type=_APPLY)
 
-    async def create_event(self, body: Object) -> None:
-        """Create an Event; its name is derived from its content, so a second one is the same one."""
+    async def patch_job(self, namespace: str, name: str, patch: Object, *, manager: str) -> Object:
+        """Merge `patch` into a job on behalf of a person; the API server refuses what it does not know."""
+        path = f"{JOBS}/namespaces/{namespace}/{contract.PLURAL}/{name}"
+        query = [("fieldManager", manager), ("fieldValidation", "Strict")]
+        return await self.call("PATCH", path, query=query, body=patch, content_type=_MERGE)
+
+    async def create_job(self, body: Object, *, manager: str, dry_run: bool) -> Object:
+        """Create a job on behalf of a person, or only ask whether the API server would.
+
+        Raises:
+            AlreadyExists: there is a job of this name.
+            GiveUp: the API server refuses it.
+        """
+        path = f"{JOBS}/namespaces/{body['metadata']['namespace']}/{contract.PLURAL}"
+        query = [("fieldManager", manager), ("fieldValidation", "Strict")]
+        return await self.call("POST", path, query=[*query, *(_DRY if dry_run else ())], body=body)
+
+    async def try_job(self, body: Object, *, manager: str) -> Object:
+        """Ask what the API server would say to `kubectl apply --server-side` of a job that exists. Nothing changes."""
+        meta = body["metadata"]
+        path = f"{JOBS}/namespaces/{meta['namespace']}/{contract.PLURAL}/{meta['name']}"
+        query = [("fieldManager", manager), ("force", "true"), ("fieldValidation", "Strict"), *_DRY]
+        return await self.call("PATCH", path, query=query, body=body, content_type=_APPLY)
+
+    async def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
+        """Ask whether the caller may do something in a namespace, `resource` as in pods or pods/log."""
+        kind, _, part = resource.partition("/")
+        asked = {"verb": verb, "group": group, "resource": kind, "subresource": part, "namespace": namespace}
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": asked}}  # fmt: skip
+        answer = await self.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    async def patch_status(self, namespace: str, name: str, *, uid: str, version: str, part: Object) -> Object:
+        """Merge a part into the status of a job whose other parts cannot be read.
+
+        Raises:
+            Conflict: the job is not at resourceVersion `version` any more.
+        """
+        path = f"{JOBS}/namespaces/{namespace}/{contract.PLURAL}/{name}/status"
+        body = {"metadata": {"uid": uid, "resourceVersion": version}, "status": part}
+        return await self.call("PATCH", path, query=_MANAGED, body=body, content_type=_MERGE)
+
+    async def record_event(self, body: Object) -> None:
+        """Create an Event, or count the one of the same name up: names are derived from what is said."""
+        path = f"/api/v1/namespaces/{body['metadata']['namespace']}/events"
         try:
-            await self.call("POST", f"/api/v1/namespaces/{body['metadata']['namespace']}/events", body=body)
+            await self.call("POST", path, body=body)
         except errors.AlreadyExists:
-            return
+            path = f"{path}/{body['metadata']['name']}"
+            count = (await self.call("GET", path)).get("count", 1) + 1
+            again = {"count": count, "lastTimestamp": body["lastTimestamp"]}
+            await self.call("PATCH", path, query=_MANAGED, body=again, content_type=_MERGE)
 
     async def lease(self, namespace: str, name: str) -> Object:
         return await self.call("GET", f"{_LEASES}/{namespace}/leases/{name}")
@@ -213,6 +391,72 @@ class Gateway:
         """Replace a lease; the resourceVersion inside makes it compare-and-swap."""
         meta = body["metadata"]
         return await self.call("PUT", f"{_LEASES}/{meta['namespace']}/leases/{meta['name']}", body=body)
+
+    # Logs
+
+    async def log(
+        self, namespace: str, pod: str, *, container: str, follow: bool = False, tail: int | None = None
+    ) -> Lines:
+        """Yield the lines of a container's log without their line feeds; with `follow` until the container ends.
+
+        Raises:
+            GiveUp: the container has not started, or its pod is on no node.
+        """
+        query = [("container", container), ("follow", str(follow).lower())]
+        query += [("tailLines", str(tail))] if tail is not None else []
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        left = b""
+        try:
+            answer = await self._send("GET", path, query=query, limit=_ENDLESS if follow else TIMEOUT)
+            if answer.status != 200:
+                _decoded(answer.status, await answer.read())  # type: ignore[no-untyped-call]
+            async for chunk in answer.response.content.iter_any():
+                *lines, left = (left + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode(errors="replace")
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise errors.Retry(f"GET {path}: {type(error).__name__}: {error}") from error
+        if left:
+            yield left.decode(errors="replace")
+
+    # Following
+
+    async def census(self, kind: Kind, take: Callable[[Object], object]) -> Census:
+        """LIST in chunks and hand over each object: ten thousand pods are never in memory at once."""
+        uids: set[str] = set()
+        version = 0
+        async for page in self.pages(kind.path, kind.query):
+            for number, raw in enumerate(page.get("items") or ()):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
+                uids.add(raw["metadata"]["uid"])
+                take(raw)
+            version = int(page["metadata"]["resourceVersion"])
+        return Census(frozenset(uids), version)
+
+    async def watch(self, kind: Kind, version: int, *, seconds: int) -> AsyncIterator[Object]:
+        """Yield what happens after `version`, for about `seconds`; bookmarks come once a minute when nothing does.
+
+        Raises:
+            Expired: `version` is too old to go on from.
+            Retry: the stream broke, or brought not even a bookmark.
+        """
+        query = [*kind.query, ("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", str(seconds))]
+        try:
+            answer = await self._send("GET", kind.path, query=[*query, ("resourceVersion", str(version))], limit=STREAM)
+            try:
+                self._observe("GET", answer.status)
+                if answer.status != 200:
+                    raise errors.from_status(answer.status, _parsed(await answer.read()))  # type: ignore[no-untyped-call]
+                async for line in _lines(answer.response.content):
+                    event: Object = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise errors.from_status(int(event["object"].get("code") or 500), event["object"])
+                    yield event
+            finally:
+                answer.response.close()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise errors.Retry(f"WATCH {kind.path}: {type(error).__name__}: {error}") from error
 
     # Wire
 
@@ -226,12 +470,8 @@ class Gateway:
         content_type: str = "application/json",
     ) -> Object:
         """Send one request and return the decoded answer."""
-        headers = {"Accept": "application/json", "Content-Type": content_type}
         try:
-            prepared = await self._api.param_serialize(
-                method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
-            )
-            answer = await self._api.call_api(*prepared, _request_timeout=TIMEOUT)
+            answer = await self._send(method, path, query=query, body=body, content_type=content_type)
             text = await answer.read()  # type: ignore[no-untyped-call]
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self._observe(method, 0)
@@ -239,20 +479,53 @@ class Gateway:
         self._observe(method, answer.status)
         return _decoded(answer.status, text)
 
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Object | None = None,
+        content_type: str = "application/json",
+        limit: aiohttp.ClientTimeout = TIMEOUT,
+    ) -> rest.RESTResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        prepared = await self._api.param_serialize(
+            method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        return await self._api.call_api(*prepared, _request_timeout=limit)
+
 
 _FORCED: Final = (("fieldManager", FIELD_MANAGER), ("force", "true"))
 _MANAGED: Final = (("fieldManager", FIELD_MANAGER),)
+_JOB: Final = (contract.API_GROUP, contract.KIND)
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces"
 
 
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream by the chunk: a call of `readline` for each costs as much as parsing it."""
+    rest = b""
+    while chunk := await stream.readany():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for number, line in enumerate(whole, start=1):
+            yield line
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+
+
 def _decoded(code: int, text: bytes) -> Object:
+    parsed = _parsed(text)
+    if not 200 <= code <= 299:
+        raise errors.from_status(code, parsed)
+    return parsed
+
+
+def _parsed(text: bytes) -> Object:
     try:
         parsed: Object = json.loads(text)
     except ValueError:
         # A proxy or a starting API server answers in plain text.
-        parsed = {"message": text.decode(errors="replace")}
-    if not 200 <= code <= 299:
-        raise errors.from_status(code, parsed)
+        return {"message": text.decode(errors="replace")}
     return parsed
 
 
@@ -262,3 +535,9 @@ def _scoped(root: str, namespace: str, plural: str) -> str:
 
 def _owners(body: Object) -> set[str]:
     return {owner["uid"] for owner in body["metadata"].get("ownerReferences", ())}
+
+
+def _jobs_owning(body: Object) -> set[str]:
+    """Names and not uids: a job that was made anew takes over what its namesake left."""
+    owners = body["metadata"].get("ownerReferences", ())
+    return {owner["name"] for owner in owners if (owner["apiVersion"].partition("/")[0], owner["kind"]) == _JOB}

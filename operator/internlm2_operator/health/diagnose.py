@@ -1,166 +1,336 @@
 """From signals about one node to a verdict. Pure: the same signals, in any order, mean the same."""
 
-import enum
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from internlm2_operator.health.node import NODE_NOT_READY
+from internlm2_operator.health.rules import MEMORY_LIMIT, Weight, signal_rule
 from internlm2_operator.health.signals import Kind, Signal
-from internlm2_operator.health.verdict import Blame, Verdict
-from internlm2_operator.health.xid import DOUBLE_BIT, REMAPPED, Act, rule_of
+from internlm2_operator.health.verdict import Action, Blame, Confidence, Verdict
+from internlm2_operator.health.xid import (
+    CONTAINED,
+    DOUBLE_BIT,
+    GRAPHICS_EXCEPTION,
+    RECOVERY_CHANGED,
+    REMAPPED,
+    REPEATING,
+    Act,
+    recovery,
+    rule_of,
+)
 
 # Two sources agree when they speak within this window; older signals are history, never replayed
 # into a new cordon (NVSentinel#450: days-old events were).
 AGREEMENT: Final = timedelta(minutes=5)
+# What proves a fault alone goes on to do so while the breaker holds the cordon back.
+CERTAIN_FOR: Final = timedelta(minutes=30)
 # The same code on this many nodes of one job at the same time is the application or the fabric.
 COMMON_NODES: Final = 3
+# So many nodes of one rack or switch, of several jobs, that go at the same time: what they share has failed.
+OUTAGE_NODES: Final = 3
 COMMON_WITHIN: Final = timedelta(seconds=60)
+# Repeats count within a day; what comes within three minutes is one event (NVSentinel's health events analyzer).
+HISTORY: Final = timedelta(hours=24)
+BURST: Final = timedelta(minutes=3)
+REPEATS: Final = 2
+FATAL_REPEATS: Final = 5
+_CORES: Final = re.compile(r"GPC (\d+),? (?:and )?TPC (\d+)", re.I)
 
+SYMPTOM: Final = "a symptom without a cause"
 
 # The note travels in an annotation of the node: the cause comes first, the rest is cut.
 MAX_EVIDENCE: Final = 8
 
 
-class Weight(enum.IntEnum):
-    """What one signal proves about its node: nothing, a suspicion, or enough."""
-
-    NOTHING = 0
-    SUSPECT = 1
-    HARD = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a rule of blame may read: the node's own signals in time order, and everybody's."""
+    """What a rule of blame may read: the node's own signals in time order, everybody's, and the node's of a day.
+
+    `probation` says that the node was uncordoned a short while ago.
+    """
 
     node: str
     mine: list[Signal]
     recent: list[Signal]
+    history: list[Signal]
+    probation: bool = False
+
+    def weighing(self, *weights: Weight) -> list[Signal]:
+        return [s for s in self.mine if weight(s, self.mine) in weights]
 
 
-def diagnose(signals: Sequence[Signal], node: str, now: datetime) -> Verdict:
-    """Judge `node` from the signals about all nodes (the others tell what is common to a job).
+def diagnose(signals: Sequence[Signal], node: str, now: datetime, *, probation: bool = False) -> Verdict:
+    """Judge `node` from the signals about all nodes (the others tell what is common to a job or a rack).
 
-    A cordon needs one hard signal, or suspicions from two independent sources within AGREEMENT. A
-    node that is not ready counts however long ago that began, because it is a level and not an edge.
+    A cordon needs one hard signal, or a suspicion of a trusted source and a word of another source within
+    AGREEMENT. A node that is not ready counts however long ago that began, because it is a level and not an edge.
+    While a node is on `probation` a suspicion of a trusted source is enough, and its hardware is to be exchanged.
     """
-    recent = [s for s in signals if s.kind is Kind.NODE_NOT_READY or now - s.at <= AGREEMENT]
+    recent = [s for s in signals if _counts(s, now)]
     mine = sorted((s for s in recent if s.node == node), key=_order)
-    seen = Seen(node=node, mine=mine, recent=recent)
-    return next(v for rule in RULES if (v := rule(seen)) is not None)
+    history = sorted((s for s in signals if s.node == node and now - s.at <= HISTORY), key=_order)
+    seen = Seen(node=node, mine=mine, recent=recent, history=history, probation=probation)
+    verdict = next(v for rule in RULES if (v := rule(seen)) is not None)
+    if probation and verdict.cordon:
+        return replace(verdict, action=Action.CORDON_REPLACE, rule=f"{verdict.rule}, on probation")
+    return verdict
 
 
-def _hard(seen: Seen) -> Verdict | None:
-    """One signal that cannot be anybody's but the node's."""
-    proof = [s for s in seen.mine if _weight(s, seen.mine) is Weight.HARD]
-    if not proof:
-        return None
-    # A dead kubelet explains the rest; otherwise the first signal in time is the cause.
-    first = min(proof, key=lambda s: (s.kind is not Kind.NODE_NOT_READY, *_order(s)))
-    return _verdict(Blame.NODE, first, seen.mine, cordon=True, hard=True)
+def wavers(signal: Signal, now: datetime) -> bool:
+    """Say whether a node is not ready, and its kubelet may be restarting, or was cut off with all others."""
+    return signal.doubted is not None and now < signal.doubted
+
+
+def _counts(signal: Signal, now: datetime) -> bool:
+    if wavers(signal, now):
+        return False
+    if signal.kind in (Kind.NODE_NOT_READY, Kind.CONDITION):
+        return True
+    return now - signal.at <= (CERTAIN_FOR if weight(signal, ()) is Weight.HARD else AGREEMENT)
+
+
+def _outage(seen: Seen) -> Verdict | None:
+    """Nodes of several jobs behind one switch or in one rack that go silent together: what they share is at fault.
+
+    A node that is no job's, or several jobs', counts as another one: the first that recovers leaves its nodes idle.
+    """
+    for one in seen.mine:
+        if not one.domain or one.kind not in (Kind.NODE_NOT_READY, Kind.CONDITION):
+            continue
+        with_it = [s for s in seen.recent if (s.cause, s.domain) == (one.cause, one.domain) and _together(s, one)]
+        parties = {s.job or s.node for s in with_it}
+        if len({s.node for s in with_it}) < OUTAGE_NODES:
+            continue
+        if one.cause == "LinkDown":  # all of them hang on one switch, whoever's jobs they run
+            return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, f"links of many nodes in {one.domain} at once")
+        if len(parties) > 1:
+            return _verdict(Blame.FABRIC, one, seen.mine, Action.WAIT, f"nodes of several jobs in {one.domain} at once")
+    return None
 
 
 def _common(seen: Seen) -> Verdict | None:
-    """The same XID on many nodes of one job at once: not this node's fault."""
+    """The same XID on many nodes of one job, or of several jobs behind one switch, at once: not this node's fault."""
     for one in seen.mine:
-        nodes = {s.node for s in seen.recent if _same_xid(s, one)}
-        if len(nodes) >= COMMON_NODES:
-            blame = Blame.USER if rule_of(one.xid or 0).act is Act.RESTART else Blame.FABRIC
-            return _verdict(blame, one, seen.mine)
+        if one.kind is not Kind.XID or rule_of(one.xid or 0).act is Act.SYMPTOM:
+            continue
+        same = [s for s in seen.recent if s.kind is Kind.XID and s.xid == one.xid and _together(s, one)]
+        job = {s.node for s in same if one.job and s.job == one.job}
+        domain = [s for s in same if one.domain and s.domain == one.domain]
+        shared = len({s.node for s in domain}) >= OUTAGE_NODES and len({s.job for s in domain if s.job}) > 1
+        if len(job) < COMMON_NODES and not shared:
+            continue
+        words = f"the same code on {max(len(job), len({s.node for s in domain}))} nodes within 60 s"
+        if rule_of(one.xid or 0).act is Act.RESTART:
+            return _verdict(Blame.USER, one, seen.mine, Action.RESTART, words)
+        return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, words)
     return None
+
+
+def _certain(seen: Seen) -> Verdict | None:
+    """One signal that cannot be anybody's but the node's."""
+    proof = seen.weighing(Weight.HARD)
+    if not proof:
+        return None
+    first = min(proof, key=_order)
+    return _verdict(
+        Blame.NODE, first, seen.mine, _remedy(first), "one signal that proves it", confidence=Confidence.CERTAIN
+    )
 
 
 def _agreed(seen: Seen) -> Verdict | None:
-    """Two independent sources that suspect the same node."""
-    suspicions = [s for s in seen.mine if _weight(s, seen.mine) is Weight.SUSPECT]
-    for first in suspicions:
-        if any(s.source is not first.source and abs(s.at - first.at) <= AGREEMENT for s in suspicions):
-            return _verdict(Blame.NODE, first, seen.mine, cordon=True)
+    """A suspicion that no user can write, and a word of another source about the same node."""
+    words = seen.weighing(Weight.SUSPECT, Weight.HINT)
+    for first in seen.weighing(Weight.SUSPECT):
+        second = next((s for s in words if _agrees(first, s)), None)
+        if second is not None and first.source.trusted:
+            rule = f"{first.source} and {second.source} agree"
+            return _verdict(Blame.NODE, first, seen.mine, _remedy(first), rule, confidence=Confidence.AGREED)
     return None
 
 
-def _suspect(seen: Seen) -> Verdict | None:
-    """A suspicion of one source only, or blindness: unknown."""
-    weak = [
-        s
-        for s in seen.mine
-        if _weight(s, seen.mine) is Weight.SUSPECT or s.kind in (Kind.EXPORTER_DOWN, Kind.GPU_MISSING)
-    ]
-    return _verdict(Blame.UNKNOWN, weak[0], seen.mine) if weak else None
+def _fatal_again(seen: Seen) -> Verdict | None:
+    """A fatal code that comes back to one GPU all day long."""
+    for one in seen.weighing(Weight.SUSPECT):
+        if one.kind is Kind.XID and (times := _bursts(seen.history, one)) >= FATAL_REPEATS:
+            rule = f"{times} times on one GPU within a day"
+            remedy = Action.CORDON_REPLACE
+            return _verdict(Blame.NODE, one, seen.mine, remedy, rule, confidence=Confidence.CERTAIN)
+    return None
+
+
+def _again(seen: Seen) -> Verdict | None:
+    """A suspicion of one trusted source, about a node that is on probation: its last fault is the second word."""
+    found = [s for s in seen.weighing(Weight.SUSPECT) if s.source.trusted] if seen.probation else []
+    if not found:
+        return None
+    rule = "a suspicion so soon after the last fault"
+    return _verdict(Blame.NODE, found[0], seen.mine, _remedy(found[0]), rule, confidence=Confidence.AGREED)
+
+
+def _suspected(seen: Seen) -> Verdict | None:
+    """A suspicion of one source only: the node is checked, not cordoned."""
+    found = seen.weighing(Weight.SUSPECT)
+    if not found:
+        return None
+    rule = "one source alone"
+    return _verdict(Blame.UNKNOWN, found[0], seen.mine, Action.CHECK, rule, confidence=Confidence.SUSPECTED)
+
+
+def _repeated(seen: Seen) -> Verdict | None:
+    """A program's code that stays with one GPU of the job: perhaps not the program's after all."""
+    for one in seen.mine:
+        if one.kind is not Kind.XID or one.xid not in REPEATING or _elsewhere(seen.recent, one):
+            continue
+        if (times := _bursts(seen.history, one)) >= REPEATS:
+            rule = f"{times} times on the same GPU and on no other"
+            return _verdict(Blame.UNKNOWN, one, seen.mine, Action.CHECK, rule, confidence=Confidence.HINTED)
+    return None
 
 
 def _application(seen: Seen) -> Verdict | None:
-    """XIDs that a program causes: the process restarts, the node stays."""
-    caused = [s for s in seen.mine if s.xid is not None and rule_of(s.xid).act is Act.RESTART]
-    return _verdict(Blame.USER, caused[0], seen.mine) if caused else None
+    """What a program causes, XIDs or the limit of memory that its pod met: the process restarts, the node stays."""
+    caused = [s for s in seen.mine if s.kind is Kind.XID and rule_of(s.xid or 0).act is Act.RESTART]
+    if caused:
+        return _verdict(Blame.USER, caused[0], seen.mine, Action.RESTART, "a program's code")
+    ends = [s for s in seen.mine if s.kind is Kind.POD_EXIT]  # without one some other container was killed
+    limits = (s for s in seen.mine if s.cause == MEMORY_LIMIT and s.source.trusted)
+    met = [s for s in limits if any(_together(s, end) for end in ends)]
+    return _verdict(Blame.USER, met[0], seen.mine, Action.RESTART, "a limit of memory") if met else None
+
+
+def _hinted(seen: Seen) -> Verdict | None:
+    """Hints, symptoms without a cause, or blindness: unknown."""
+    hints = seen.weighing(Weight.HINT)
+    if hints:
+        return _verdict(Blame.UNKNOWN, hints[0], seen.mine, Action.CHECK, "hints only", confidence=Confidence.HINTED)
+    blind = [s for s in seen.mine if s.kind in (Kind.EXPORTER_DOWN, Kind.GPU_MISSING)]
+    if blind:
+        return _verdict(Blame.UNKNOWN, blind[0], seen.mine, Action.WAIT, "nothing can be seen")
+    left = [s for s in seen.mine if s.kind is Kind.XID and rule_of(s.xid or 0).act is Act.SYMPTOM]
+    return _verdict(Blame.UNKNOWN, left[0], seen.mine, Action.RESTART, SYMPTOM) if left else None
 
 
 def _healthy(seen: Seen) -> Verdict | None:
-    evidence = tuple(_say(s) for s in seen.mine)[:MAX_EVIDENCE]
-    return Verdict(blame=Blame.NONE, cause="Healthy", node=seen.node, evidence=evidence, cordon=False)
+    evidence = tuple(map(say, seen.mine))[:MAX_EVIDENCE]
+    drained = any(signal_rule(s.cause).action is Action.DRAIN for s in seen.mine)
+    return Verdict(
+        blame=Blame.NONE,
+        cause="Maintenance" if drained else "Healthy",
+        node=seen.node,
+        evidence=evidence,
+        action=Action.DRAIN if drained else Action.NONE,
+        rule="somebody will work on the node" if drained else "nothing speaks against the node",
+    )
 
 
 Rule = Callable[[Seen], Verdict | None]
-RULES: Final[tuple[Rule, ...]] = (_hard, _common, _agreed, _suspect, _application, _healthy)
+RULES: Final[tuple[Rule, ...]] = (
+    _outage, _common, _certain, _agreed, _fatal_again, _again, _suspected, _repeated, _application, _hinted, _healthy,
+)  # fmt: skip
+
+
+def weight(signal: Signal, mine: Iterable[Signal]) -> Weight:
+    """Return what a signal proves about its node beside the others about it: a hint at most where a user wrote it."""
+    found = _weight(signal, mine)
+    return found if signal.source.trusted else min(found, Weight.HINT)
 
 
 def _weight(signal: Signal, mine: Iterable[Signal]) -> Weight:
     match signal.kind:
-        case Kind.NODE_NOT_READY:
-            return Weight.HARD
-        case Kind.GPU_MISSING:  # while the exporter is down, a missing series says nothing
-            return Weight.NOTHING if any(s.kind is Kind.EXPORTER_DOWN for s in mine) else Weight.HARD
-        case Kind.POD_EXIT:
-            return Weight.SUSPECT
         case Kind.XID:
             return _xid_weight(signal, mine)
-        case _:
+        case Kind.SXID:
+            return signal_rule(signal.reason).weight
+        case Kind.GPU_MISSING if any(s.kind is Kind.EXPORTER_DOWN for s in mine):
+            return Weight.NOTHING  # while the exporter is down, a missing series says nothing
+        case Kind.COUNTER if signal.reason == "DoubleBitError" and _contained(signal, mine):
             return Weight.NOTHING
+        case _:
+            return signal_rule(signal.cause).weight
 
 
 def _xid_weight(signal: Signal, mine: Iterable[Signal]) -> Weight:
-    act = rule_of(signal.xid or 0).act
-    if act is Act.CORDON:
-        return Weight.HARD
+    if signal.xid == RECOVERY_CHANGED and (asked := recovery(signal.detail)) is not None:
+        return Weight.NOTHING if asked is Action.NONE else Weight.HARD
     if signal.xid == DOUBLE_BIT and any(s.xid in REMAPPED and s.gpu == signal.gpu for s in mine):
         return Weight.HARD
-    return Weight.SUSPECT if act is Act.SUSPECT else Weight.NOTHING
+    return rule_of(signal.xid or 0).weight
 
 
-def _same_xid(signal: Signal, seen: Signal) -> bool:
-    if signal.kind is not Kind.XID or seen.kind is not Kind.XID or not seen.job:
-        return False
-    return (signal.xid, signal.job) == (seen.xid, seen.job) and abs(signal.at - seen.at) <= COMMON_WITHIN
+def _contained(signal: Signal, mine: Iterable[Signal]) -> bool:
+    """Say whether a contained error explains the count; of a GPU that the kernel names otherwise it may be."""
+    alike = (s for s in mine if s.gpu == signal.gpu or (":" in s.gpu) != (":" in signal.gpu))
+    codes = {s.xid for s in alike if s.kind is Kind.XID}
+    return CONTAINED in codes and DOUBLE_BIT not in codes
 
 
-def _verdict(blame: Blame, first: Signal, mine: list[Signal], *, cordon: bool = False, hard: bool = False) -> Verdict:
+def _remedy(signal: Signal) -> Action:
+    if signal.kind is Kind.XID:
+        asked = recovery(signal.detail) if signal.xid == RECOVERY_CHANGED else None
+        return asked or rule_of(signal.xid or 0).action
+    return signal_rule(signal.reason if signal.kind is Kind.SXID else signal.cause).action
+
+
+def _agrees(one: Signal, other: Signal) -> bool:
+    return other.source is not one.source and abs(other.at - one.at) <= AGREEMENT
+
+
+def _together(signal: Signal, seen: Signal) -> bool:
+    return abs(signal.at - seen.at) <= COMMON_WITHIN
+
+
+def _bursts(history: Iterable[Signal], one: Signal) -> int:
+    """Count the events of a code on a GPU; sightings within BURST of the one before are the same event."""
+    where = _place(one)
+    if where is None:
+        return 1
+    times = [s.at for s in history if (s.kind, s.xid) == (one.kind, one.xid) and _place(s) == where]
+    return sum(index == 0 or at - times[index - 1] > BURST for index, at in enumerate(times))
+
+
+def _elsewhere(recent: Iterable[Signal], one: Signal) -> bool:
+    """Say whether another GPU shows the same code. One GPU has two names: the kernel's and the exporter's."""
+    same = (s for s in recent if s.kind is Kind.XID and s.xid == one.xid and (":" in s.gpu) == (":" in one.gpu))
+    return any((s.node, s.gpu) != (one.node, one.gpu) for s in same)
+
+
+def _place(signal: Signal) -> tuple[str, str] | None:
+    """Return where a code repeats: on its GPU, with XID 13 on its cluster of cores; None when the text does not say."""
+    if signal.xid != GRAPHICS_EXCEPTION:
+        return signal.gpu, ""
+    found = _CORES.search(signal.detail)
+    return (signal.gpu, f"{found[1]} {found[2]}") if found else None
+
+
+def _verdict(
+    blame: Blame,
+    first: Signal,
+    mine: list[Signal],
+    action: Action,
+    rule: str,
+    *,
+    confidence: Confidence = Confidence.NONE,
+) -> Verdict:
     return Verdict(
         blame=blame,
-        cause=cause_of(first),
+        cause=first.cause,
         node=first.node,
-        evidence=tuple(dict.fromkeys(_say(s) for s in (first, *mine)))[:MAX_EVIDENCE],
-        cordon=cordon,
-        hard=hard,
+        evidence=tuple(dict.fromkeys(say(s) for s in (first, *mine)))[:MAX_EVIDENCE],
+        action=action,
+        rule=rule,
+        confidence=confidence,
         gpu=first.gpu,
         signal_at=first.at,
     )
 
 
-def cause_of(signal: Signal) -> str:
-    """Return the CamelCase reason of a signal: Xid79, NodeNotReady, GpuMissing, PodExit, ExporterDown."""
-    if signal.kind is Kind.XID:
-        return f"Xid{signal.xid}"
-    if signal.kind is Kind.NODE_NOT_READY:
-        return NODE_NOT_READY
-    return "".join(word.capitalize() for word in signal.kind.value.split("-"))
-
-
-def _say(signal: Signal) -> str:
+def say(signal: Signal) -> str:
+    """Return one line of evidence."""
     where = f" on {signal.gpu}" if signal.gpu else ""
-    return f"{cause_of(signal)}{where} at {signal.at.isoformat()} from {signal.source}: {signal.detail}"
+    return f"{signal.cause}{where} at {signal.at.isoformat()} from {signal.source}: {signal.detail}"
 
 
-def _order(signal: Signal) -> tuple[datetime, str, str, int, str]:
-    return (signal.at, signal.kind, signal.gpu, signal.xid or 0, signal.detail)
+def _order(signal: Signal) -> tuple[datetime, str, str, str, int, str]:
+    return (signal.at, signal.kind, signal.source, signal.gpu, signal.xid or 0, signal.reason + signal.detail)

@@ -8,7 +8,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from internlm2_operator.health.verdict import Blame
+from internlm2_operator.health.rules import Weight
+from internlm2_operator.health.verdict import Action
 
 CATALOGUE: Final = "NVIDIA XID catalogue"
 
@@ -19,6 +20,7 @@ class Act(enum.StrEnum):
     CORDON = "cordon"  # hard: one sighting is enough
     SUSPECT = "suspect"  # cordon when an independent source agrees
     RESTART = "restart"  # the application's own fault: the process restarts, the node stays
+    SYMPTOM = "symptom"  # follows another fault: never the cause
     RECORD = "record"  # noted, nothing else
 
 
@@ -31,17 +33,35 @@ class XidRule:
     source: str = CATALOGUE
 
     @property
-    def blame(self) -> Blame:
-        """Whose fault a sighting is when nothing else is known."""
-        return {Act.CORDON: Blame.NODE, Act.SUSPECT: Blame.UNKNOWN, Act.RESTART: Blame.USER}.get(self.act, Blame.NONE)
+    def weight(self) -> Weight:
+        """What one sighting proves about the node."""
+        return {Act.CORDON: Weight.HARD, Act.SUSPECT: Weight.SUSPECT}.get(self.act, Weight.NOTHING)
 
+    @property
+    def action(self) -> Action:
+        """What is done once the code is believed."""
+        if self.weight is not Weight.NOTHING:
+            return _REMEDIES.get(self.nvidia, Action.CORDON)
+        return Action.RESTART if self.act in (Act.RESTART, Act.SYMPTOM) else Action.NONE
+
+
+_REMEDIES: Final = {
+    "RESET_GPU": Action.CORDON_RESET,
+    "WORKFLOW_XID_48": Action.CORDON_RESET,
+    "WORKFLOW_NVLINK_ERR": Action.CORDON_RESET,
+    "WORKFLOW_NVLINK5_ERR": Action.CORDON_RESET,
+    "RESTART_BM": Action.CORDON_REBOOT,
+    "RESTART_VM": Action.CORDON_REBOOT,
+    "CONTACT_SUPPORT": Action.CORDON_REPLACE,
+    "CHECK_MECHANICALS": Action.CORDON_REPLACE,
+}
 
 _NAMED: Final = (
     XidRule(13, "graphics engine exception", "RESTART_APP", Act.RESTART),
     XidRule(31, "GPU memory page fault", "RESTART_APP", Act.RESTART),
     XidRule(43, "GPU stopped processing", "IGNORE", Act.RESTART),
     # 45 follows other faults (the driver tears channels down): a symptom, never the cause.
-    XidRule(45, "preemptive cleanup after previous errors", "WORKFLOW_XID_45", Act.RESTART),
+    XidRule(45, "preemptive cleanup after previous errors", "WORKFLOW_XID_45", Act.SYMPTOM),
     XidRule(46, "GPU stopped processing, no recovery", "RESET_GPU", Act.SUSPECT),
     # 48 becomes hard together with 63 or 64: see DOUBLE_BIT and REMAPPED.
     XidRule(48, "double bit ECC error", "WORKFLOW_XID_48", Act.SUSPECT),
@@ -68,7 +88,7 @@ _NAMED: Final = (
     XidRule(155, "NVLink: software-defined reset", "RESET_GPU", Act.SUSPECT),
     XidRule(156, "resource retirement event", "RESET_GPU", Act.SUSPECT),
     XidRule(158, "GPU fatal timeout", "RESET_GPU", Act.SUSPECT),
-    XidRule(167, "PCIe fatal timeout", "none given", Act.CORDON, source="our reading: the device is gone, as with 79"),
+    XidRule(167, "PCIe fatal timeout", "RESTART_BM", Act.CORDON, source="our reading: the device is gone, as with 79"),
 )
 _RESTART_APP: Final = (8, 11, 25, 32, *range(39, 42), 60, *range(68, 73), *range(75, 78), 80, *range(82, 87), 88, 89,
                        *range(96, 106), *range(126, 136), 139)  # fmt: skip
@@ -83,6 +103,23 @@ TABLE: Final[dict[int, XidRule]] = (
 # A double bit error whose row was remapped, or could not be, on the same GPU: drain and reset.
 DOUBLE_BIT: Final = 48
 REMAPPED: Final = frozenset({63, 64})
+# Contained: the error took its process with it and nothing else, so a double bit error beside it says no more.
+CONTAINED: Final = 94
+# The driver says in words what the GPU needs now (R565 and newer); nobody knows better.
+RECOVERY_CHANGED: Final = 154
+# A program's errors, unless they stay with one GPU whatever runs on it.
+GRAPHICS_EXCEPTION: Final = 13
+REPEATING: Final = frozenset({GRAPHICS_EXCEPTION, 31})
+
+
+def recovery(text: str) -> Action | None:
+    """Return what the text of XID 154 asks for; None when it names nothing that we know."""
+    words = text.lower().rpartition(" to ")[2]
+    if "none" in words:
+        return Action.NONE
+    if "reboot" in words:
+        return Action.CORDON_REBOOT
+    return Action.CORDON_RESET if "reset" in words else None
 
 
 def rule_of(xid: int) -> XidRule:

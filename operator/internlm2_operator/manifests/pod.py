@@ -4,15 +4,16 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from internlm2_operator.api.job import InternLM2Job
-from internlm2_operator.api.template import TemplateSpec
+from internlm2_operator.api.spec import Spec
+from internlm2_operator.api.template import SCRAPE
 from internlm2_operator.manifests import labels, names
 from internlm2_operator.manifests.metadata import Manifest, metadata
 from internlm2_operator.plan.actions import CreatePod
+from internlm2_operator.plan.constraints import tolerations
 from internlm2_spec import contract
 
 IMAGE: Final = "internlm2-trainer:0.1.0"
 CONTAINER: Final = "trainer"
-USER: Final = 1000
 # Keys of the Secret, and whether the trainer can do without.
 _AWS: Final = {
     "AWS_ACCESS_KEY_ID": False,
@@ -31,14 +32,16 @@ def pod(job: InternLM2Job, member: CreatePod) -> Manifest:
         "metadata": metadata(
             job,
             name=name,
-            labels=labels.of_member(
+            labels=(job.spec.template.labels or {})
+            | labels.of_member(
                 job.name,
                 stage=member.stage,
                 attempt=member.attempt,
                 slot=member.slot,
                 replacement=member.replacement,
             ),
-            annotations={"prometheus.io/scrape": "true", "prometheus.io/port": str(contract.METRICS_PORT)},
+            annotations=(job.spec.template.annotations or {})
+            | dict(zip(SCRAPE, ("true", str(contract.METRICS_PORT)), strict=True)),
         ),
         "spec": _spec(job, member, name),
     }
@@ -56,7 +59,7 @@ def _spec(job: InternLM2Job, member: CreatePod, name: str) -> Manifest:
         "restartPolicy": "Never",  # the operator decides what follows, never the kubelet
         "hostname": name,
         "subdomain": names.service(job.name),
-        "affinity": _pinned(template.affinity or {}, member.node),
+        "affinity": pinned(template.affinity or {}, member.node),
         "containers": [_container(job, member, name)],
         "volumes": [
             {"name": "config", "configMap": {"name": names.config_map(job.name, member.stage)}},
@@ -69,21 +72,21 @@ def _spec(job: InternLM2Job, member: CreatePod, name: str) -> Manifest:
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
+            **template.security_context.model_dump(by_alias=True, mode="json", exclude={"capabilities"}),
         },
-    } | _optional(template)
+    } | _optional(job.spec)
 
 
-def _optional(template: TemplateSpec) -> Manifest:
+def _optional(spec: Spec) -> Manifest:
     """Return the fields of the template that a pod has only when the user set them."""
+    template = spec.template
     fields: Manifest = {
         "nodeSelector": template.node_selector,
-        "tolerations": [t.to_object() for t in template.tolerations],
+        "tolerations": [t.to_object() for t in dict.fromkeys(tolerations(spec))],
         "priorityClassName": template.priority_class_name,
         "schedulerName": template.scheduler_name,
+        "runtimeClassName": template.runtime_class_name,
         "serviceAccountName": template.service_account_name,
         "imagePullSecrets": [s.to_object() for s in template.image_pull_secrets],
     }
@@ -109,8 +112,12 @@ def _container(job: InternLM2Job, member: CreatePod, name: str) -> Manifest:
             *(mount.to_object() for mount in template.volume_mounts),
         ],
         "terminationMessagePath": contract.TERMINATION_LOG,
-        "terminationMessagePolicy": "File",
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        # An agent that is killed leaves no word; the kubelet then keeps the end of the log (80 lines, 2,048 bytes).
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"], **template.security_context.capabilities.to_object()},
+        },
     }
     return container | ({"imagePullPolicy": template.image_pull_policy} if template.image_pull_policy else {})
 
@@ -166,7 +173,7 @@ def _resources(job: InternLM2Job) -> Manifest:
     return {"limits": limits} | ({"requests": dict(asked.requests)} if asked.requests else {})
 
 
-def _pinned(affinity: Manifest, node: str) -> Manifest:
+def pinned(affinity: Manifest, node: str) -> Manifest:
     """Add the pin to every term that the user requires: terms are alternatives, a pin of its own would widen them."""
     wanted = affinity.get("nodeAffinity", {})
     required = wanted.get("requiredDuringSchedulingIgnoredDuringExecution", {})

@@ -1,8 +1,11 @@
 """Intents. `cluster` alone turns them into calls, each idempotent."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.api.status import JobStatus
+from internlm2_operator.plan.snapshot import PodPhase, PodRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,25 @@ class CreatePod:
     node: str
 
 
+def pending(job: InternLM2Job, asked: CreatePod, *, name: str, uid: str, created: datetime) -> PodRecord:
+    """Return the pod of a CreatePod as it is seen once the API server has it and no kubelet does."""
+    return PodRecord(
+        name=name,
+        namespace=job.namespace,
+        job=job.name,
+        uid=uid,
+        stage=asked.stage,
+        attempt=asked.attempt,
+        slot=asked.slot,
+        replacement=asked.replacement,
+        node=asked.node,
+        phase=PodPhase.PENDING,
+        created=created,
+        gpus=job.spec.nodes.gpus_per_node,
+        owner=job.uid,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class DeletePod:
     """Delete one pod. `force` removes the object without waiting for its node, which is dead."""
@@ -40,6 +62,11 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """The job itself, if nobody has changed it since; owner references take everything else along."""
+
+
+@dataclass(frozen=True, slots=True)
 class Announce:
     """An Event on the job, sent after the status write succeeded."""
 
@@ -48,7 +75,7 @@ class Announce:
     warning: bool = False
 
 
-Action = EnsureService | EnsureConfigMap | CreatePod | DeletePod | Announce
+Action = EnsureService | EnsureConfigMap | CreatePod | DeletePod | DeleteJob | Announce
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from internlm2_operator.api.status import JobStatus
-from internlm2_operator.plan import capacity
+from internlm2_operator.plan.cause import Kind
 from internlm2_operator.plan.decision import Decision
 from internlm2_operator.plan.exits import End, exit_of
-from internlm2_operator.plan.faults import record
+from internlm2_operator.plan.faults import record, trained
+from internlm2_operator.plan.hang import told_together
 from internlm2_operator.plan.loss import Loss, losses
 from internlm2_operator.plan.view import View
 
@@ -27,27 +28,36 @@ def next_attempt(status: JobStatus, *, infrastructure: int = 0, **changes: Any) 
 
 
 def start_new_attempt(view: View, now: datetime) -> Decision | None:
-    """Give the attempt up when torchrun cannot re-form it: no store, nobody left, or no node for a member."""
+    """Give the attempt up when torchrun cannot re-form it: no store, or nobody left."""
     lost = losses(view, now)
     if (waiting := _wait_for_stop(view, lost, now) or _wait_for_cause(view, lost, now)) is not None:
         return waiting
     reason = _given_up(view, lost)
     if reason is None:
         return None
-    blamed = roots(lost)
+    blamed = told_together(view, roots(lost))
     where = ", ".join(dict.fromkeys(f"{loss.cause} on {loss.node or f'slot {loss.slot}'}" for loss in blamed))
     message = f"attempt {view.status.attempt} is given up: {reason}" + (f" ({where})" if where else "")
     faults = record(view.status.faults, view, blamed, "new attempt", now)
-    status = next_attempt(view.status, infrastructure=1 if blamed else 0, faults=faults)
+    status = next_attempt(view.status, infrastructure=infrastructure(blamed), faults=faults)
     return Decision("NewAttempt", message, status, requeue_seconds=0, announce=bool(blamed), warning=bool(blamed))
 
 
 def roots(lost: Sequence[Loss]) -> tuple[Loss, ...]:
-    """Return the losses that explain the others: every faulty node, else the first that was nobody's follower."""
+    """Return the losses that explain the others: every faulty node, else the first that was nobody's follower.
+
+    Who was first is told by the words that all left behind, where they tell, else by the time of the end.
+    """
     if by_node := tuple(loss for loss in lost if loss.by_node):
         return by_node
     own = [loss for loss in lost if not loss.symptom] or list(lost)
-    return tuple(sorted(own, key=lambda loss: (loss.signal_at, loss.slot))[:1])
+    # Members that stopped were told to by the one that was drained, preempted or deleted.
+    return tuple(sorted(own, key=lambda loss: (loss.cause == "Stopped", not loss.first, loss.signal_at, loss.slot))[:1])
+
+
+def infrastructure(blamed: Sequence[Loss]) -> int:
+    """Return by how much these losses raise the number of the infrastructure's failures: once, if one is its."""
+    return int(any(loss.row.kind is Kind.INFRASTRUCTURE for loss in blamed))
 
 
 def _given_up(view: View, lost: Sequence[Loss]) -> str | None:
@@ -56,12 +66,11 @@ def _given_up(view: View, lost: Sequence[Loss]) -> str | None:
     gone = {loss.slot for loss in lost}
     if 0 in gone:
         return "slot 0, which holds the rendezvous store, is lost"
-    if any(loss.end is End.STOPPED for loss in lost):
+    few = len(_staying(view, gone)) < view.status.size
+    if few and any(loss.end is End.STOPPED for loss in lost):
         return "pods were asked to stop by somebody else"
-    if any(loss.symptom for loss in lost) and len(_staying(view, gone)) < view.status.size:
+    if few and any(loss.symptom for loss in lost):
         return "members lost their peers"
-    if _short(view, gone) > 0:
-        return "no healthy node is free for a lost member"
     return None
 
 
@@ -69,18 +78,12 @@ def _staying(view: View, gone: set[int]) -> list[int]:
     return [slot for slot in view.members if slot not in gone]
 
 
-def _short(view: View, gone: set[int]) -> int:
-    """Return how many members can neither be kept nor put on a free node."""
-    staying = _staying(view, gone)
-    empty = [slot for slot in view.slots if slot not in staying]
-    return view.status.size - len(staying) - len(capacity.refilled(view, capacity.soon_free(view), empty))
-
-
 def _wait_for_stop(view: View, lost: Sequence[Loss], now: datetime) -> Decision | None:
-    """Some members stopped after a checkpoint: let the others finish theirs."""
-    stopped = [loss.signal_at for loss in lost if loss.end is End.STOPPED]
-    still = [p for p in view.members.values() if exit_of(p) is None and not view.at_fault(p)]
-    if not stopped or not still or now - min(stopped) >= STOP_TOGETHER:
+    """Some members stopped after a checkpoint: let the others finish theirs. A spare stops alone."""
+    stopped = [loss.signal_at for loss in lost if loss.end is End.STOPPED and trained(view, loss)]
+    if not stopped or now - min(stopped) >= STOP_TOGETHER:
+        return None
+    if all(exit_of(p) is not None or view.at_fault(p) for p in view.members.values()):
         return None
     return Decision("Stopping", "members stop after a checkpoint", view.status, requeue_seconds=1)
 

@@ -14,7 +14,8 @@ class Decision:
     """`status` holds what is wanted from now on: stage, attempt, size, replacements, faults, counters.
 
     `phase` overrides the phase that follows from what is seen. `announce` sends the message as an
-    event, `warning` as one that a person should read.
+    event, `warning` as one that a person should read. `blocked` says that the job would not start
+    even if it had nodes, so it holds up nobody who waits for some.
     """
 
     reason: str  # CamelCase
@@ -25,6 +26,7 @@ class Decision:
     phase: Phase | None = None
     announce: bool = False
     warning: bool = False
+    blocked: bool = False
 
 
 Decide = Callable[[View, datetime], Decision | None]

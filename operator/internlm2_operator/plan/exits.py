@@ -5,8 +5,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from internlm2_operator.health.signals import Kind, Signal, Source
-from internlm2_operator.plan.snapshot import PodPhase, PodRecord
+from internlm2_operator.health.signals import Kind as SignalKind
+from internlm2_operator.health.signals import Signal, Source
+from internlm2_operator.plan.cause import Cause, Kind
+from internlm2_operator.plan.recognise import end_of
+from internlm2_operator.plan.snapshot import ENDED, PodPhase, PodRecord
 from internlm2_spec.contract import ExitCode, FailureClass
 
 
@@ -16,53 +19,43 @@ class End(enum.StrEnum):
     DONE = "done"  # claims to have finished the stage; the manifest proves it
     STOPPED = "stopped"  # on request, after a checkpoint
     USER = "user"  # counted
-    DATA = "data"  # the data is not there or not readable: waits, not counted
+    WAITING = "waiting"  # something that it needs is not there: waits, not counted
     PEER = "peer"  # somebody else went away: a symptom
-    INFRASTRUCTURE = "infrastructure"
+    LOST = "lost"  # by the infrastructure, or by somebody who took it away
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
     end: End
-    cause: str  # CamelCase
+    row: Cause
     evidence: str
 
+    @property
+    def cause(self) -> str:
+        return self.row.name
 
-_USER: Final = {ExitCode.CONFIG: "ConfigRefused", ExitCode.BUG: "ProgramError"}
-_CAUSES: Final = {ExitCode.NODE_CHECK: "NodeCheckFailed", ExitCode.HANG: "Hang"}
-# Words of the kubelet for an ordinary end of a container: they name no cause.
-_PLAIN: Final = frozenset({"", "Error", "Completed", "ContainerStatusUnknown"})
-# The kubelet's own decisions say nothing about the health of the GPUs.
-_KUBELET: Final = frozenset({"Evicted", "OOMKilled", "Preempting", "NodeShutdown", "Terminated"})
+
+# The kubelet's reasons for a container that ran: its message is then what the container left, or the end of its log.
+_BY_CONTAINER: Final = ("Error", "OOMKilled")
+
+_ENDS: Final = {Kind.USER: End.USER, Kind.WAITING: End.WAITING}
 
 
 def exit_of(pod: PodRecord) -> Exit | None:
     """Return how the pod ended, None while it lives."""
-    if pod.phase not in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+    if pod.phase not in ENDED:
         return None
-    said, code = pod.termination, pod.exit_code
-    if pod.phase is PodPhase.SUCCEEDED:
-        return Exit(End.DONE, "Done", _evidence(pod))
-    if said is not None and said.failure is FailureClass.PEER:  # whatever code the others ended with
-        return Exit(End.PEER, "PeerLost", _evidence(pod))
-    if code == ExitCode.STOPPED:
-        return Exit(End.STOPPED, "Stopped", _evidence(pod))
-    if code == ExitCode.DATA:
-        return Exit(End.DATA, "DataRefused", _evidence(pod))
-    if code in (ExitCode.CONFIG, ExitCode.BUG) or (said is not None and said.failure is FailureClass.USER):
-        return Exit(
-            End.USER, _USER.get(ExitCode(code), "ProgramError") if code in _USER else "ProgramError", _evidence(pod)
-        )
-    return Exit(End.INFRASTRUCTURE, _infrastructure_cause(pod), _evidence(pod))
+    row = end_of(pod)
+    return Exit(_end(pod, row), row, _evidence(pod))
 
 
 def signal_of(pod: PodRecord) -> Signal | None:
     """Return a suspicion against the pod's node: it ended in a way that neither user nor kubelet explains."""
     ended = exit_of(pod)
-    if ended is None or ended.end is not End.INFRASTRUCTURE or pod.node is None or _by_kubelet(ended.cause):
+    if ended is None or ended.end is not End.LOST or pod.node is None or not ended.row.suspects:
         return None
     return Signal(
-        kind=Kind.POD_EXIT,
+        kind=SignalKind.POD_EXIT,
         source=Source.POD,
         node=pod.node,
         at=pod.finished or pod.created,
@@ -72,29 +65,37 @@ def signal_of(pod: PodRecord) -> Signal | None:
 
 
 def fingerprint(pod: PodRecord) -> str:
-    """Return what makes two failures of the user's code the same one: the last lines of the traceback."""
-    said = pod.termination
-    text = f"{pod.exit_code} {said.traceback or said.message if said else pod.message}"
+    """Return what makes two failures the same one: the last lines of the traceback, else the cause."""
+    said, row = pod.termination, end_of(pod)
+    text = row.name if said is None or row.by_kubernetes else f"{pod.exit_code} {said.traceback or said.message}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _by_kubelet(cause: str) -> bool:
-    return cause in _KUBELET or cause.startswith(("OutOf", "Unexpected"))
-
-
-def _infrastructure_cause(pod: PodRecord) -> str:
-    if pod.exit_code in _CAUSES:
-        return _CAUSES[ExitCode(pod.exit_code)]
-    return "ProcessExit" if pod.reason in _PLAIN else _camel(pod.reason)
-
-
-def _camel(reason: str) -> str:
-    """Make a kubelet reason fit a condition: OutOfnvidia.com/gpu -> OutOfnvidiacomgpu."""
-    return "".join(c for c in reason if c.isalnum())[:64] or "ProcessExit"
+def _end(pod: PodRecord, row: Cause) -> End:
+    if pod.phase is PodPhase.SUCCEEDED:
+        return End.DONE
+    if row.name == "PeerLost":
+        return End.PEER
+    said = pod.termination
+    if pod.exit_code == ExitCode.STOPPED or (said is not None and said.failure is FailureClass.STOPPED):
+        return End.STOPPED
+    return _ENDS.get(row.kind, End.LOST)
 
 
 def _evidence(pod: PodRecord) -> str:
-    said = pod.termination
-    words = f"{said.reason} {said.message}".strip() if said else pod.message
+    said, left = pod.termination, left_by(pod)
     code = "" if pod.exit_code is None else f" exit {pod.exit_code}"
-    return f"pod {pod.name}{code} {pod.reason}: {words}".rstrip(": ")[:1024]
+    because = f" {pod.disruption}" if pod.disruption else ""
+    words = f"{said.reason} {said.message}".strip() if said else left.strip().rsplit("\n", 1)[-1] or pod.message
+    return f"pod {pod.name}{code} {pod.reason}{because}: {words}".rstrip(": ")[:1024]
+
+
+def left_by(pod: PodRecord) -> str:
+    """Return what the pod's processes wrote last, as far as its end carries it, and nothing of the kubelet's words.
+
+    That is the traceback, or else the message, of the rank that the trainer blames. Where the agent left no word, it
+    is the end of the pod's log, which the kubelet keeps instead. Users write both: they explain, and prove nothing.
+    """
+    if said := pod.termination:
+        return said.traceback or said.message
+    return pod.message if pod.reason in _BY_CONTAINER else ""

@@ -10,24 +10,37 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.status import MAX_FAULTS, Fault, FaultTimes, arrow_seconds
-from internlm2_operator.plan.loss import Loss
-from internlm2_operator.plan.view import STEPPING, View, moment
+from internlm2_operator.plan.cause import Kind
+from internlm2_operator.plan.causes import cause
+from internlm2_operator.plan.hang import completed
+from internlm2_operator.plan.loss import AWAITED, Loss
+from internlm2_operator.plan.view import STEPPING, View
 from internlm2_spec.contract import FIRST_INCARNATION, Progress
 
 PROCESS_RESTART: Final = "ProcessRestart"
+IN_PLACE: Final = "torchrun restarted the processes in place"
+DEAD: Final = ("NodeNotReady", "NodeGone")
 # A node needs up to 50 s to be called dead, and torchrun re-forms before that: a restart whose cause
 # was not known is explained by a node fault or a pod's end that shows up within this time.
 EXPLAINED_WITHIN: Final = timedelta(seconds=120)
+# Kubernetes calls a node dead at most 50 s after its last word, and a restart that it caused is not over before that.
+CALLED_DEAD_WITHIN: Final = timedelta(seconds=60)
 # A removed member ends within its grace of one second; a step that is done later is done without it.
 MOVED_ON: Final = timedelta(seconds=20)
 # A time that went through the status has whole microseconds, the trainer's clock has not.
 CLOCK_GRAIN: Final = 1e-3
-# Causes that say what was seen and not why.
-_SYMPTOMS: Final = frozenset({PROCESS_RESTART, "ProcessExit", "PodLost", "Hang", "Stalled", "NodeNotReady", "NodeGone"})
 
 
 def open_faults(faults: Iterable[Fault]) -> tuple[Fault, ...]:
     return tuple(f for f in faults if f.times.closed is None)
+
+
+def final(fault: Fault, now: datetime) -> bool:
+    """Say whether a record stays as it is: it is closed, and nothing that is still to come can be the reason of it."""
+    may_be_explained = not fault.cordoned and (fault.action == IN_PLACE or cause(fault.cause).symptom)
+    seen = fault.times.signal
+    in_time = may_be_explained and seen is not None and now - seen <= EXPLAINED_WITHIN
+    return fault.times.closed is not None and not in_time
 
 
 def fault_id(where: str, signal_at: datetime) -> str:
@@ -38,19 +51,40 @@ def fault_id(where: str, signal_at: datetime) -> str:
 def record(
     faults: tuple[Fault, ...], view: View, lost: Iterable[Loss], action: str, now: datetime
 ) -> tuple[Fault, ...]:
-    """Open a record for each loss; one that explains a restart seen before takes over its record."""
+    """Open a record for each loss; one that explains a restart seen before takes over its record.
+
+    What is asked for or waited for once more stays one record: it would push the others out.
+    """
     for loss in lost:
         new = _opened(view, loss, action, now)
+        if (same := next((f for f in reversed(open_faults(faults)) if _again(new, f)), None)) is not None:
+            faults = tuple(_repeated(f, new) if f is same else f for f in faults)
+            continue
         old = next((f for f in reversed(faults) if _explains(new, f)), None)
         kept = tuple(f for f in faults if f is not old)
         faults = (*kept, _taken_over(old, new) if old else new)
     return faults[-MAX_FAULTS:]
 
 
+def _again(new: Fault, old: Fault) -> bool:
+    """Say whether `new` is one more round of a wait, or the end of what somebody asked for."""
+    kind = cause(new.cause).kind
+    return (kind is Kind.WAITING and new.cause == old.cause) or (kind is Kind.REQUEST and old.action == AWAITED)
+
+
+def _repeated(old: Fault, new: Fault) -> Fault:
+    if cause(new.cause).kind is Kind.REQUEST:
+        return old.model_copy(update={"action": new.action})
+    times = old.times.model_copy(update={"verdict": new.times.verdict})
+    said = {"evidence": new.evidence, "action": new.action, "node": new.node, "times": times}
+    return old.model_copy(update=said | {"count": old.count + 1})
+
+
 def refresh(view: View, now: datetime) -> tuple[Fault, ...]:
     """Bring every record up to date: late cordons, replacement, resume, first step, restarts in place."""
     known = tuple(_with_cordon(f, view) for f in view.status.faults)
     known = (*known, *_restart_in_place(view, known, now))
+    known = tuple(completed(f, view) if f.action == IN_PLACE and f.times.closed is None else f for f in known)
     return tuple(_advanced(f, view, now) for f in known)[-MAX_FAULTS:]
 
 
@@ -73,10 +107,10 @@ def _opened(view: View, loss: Loss, action: str, now: datetime) -> Fault:
         cordoned=loss.cordoned_at is not None,
         times=times,
     )
-    return fault if _trained(view, loss) else _closed_at_once(fault, now)
+    return fault if trained(view, loss) else _closed_at_once(fault, now)
 
 
-def _trained(view: View, loss: Loss) -> bool:
+def trained(view: View, loss: Loss) -> bool:
     """Say whether the lost pod was one of those that train; a spare that is lost stops nobody."""
     if loss.whole:
         return True
@@ -98,28 +132,33 @@ def _reformed_without(view: View, loss: Loss) -> datetime | None:
     if (last := _last_step(view, loss)) is None:
         return None
     later = [p.started_time for p in view.progress.values() if p.started_time > last.timestamp() + CLOCK_GRAIN]
-    return moment(min(later)) if later else None
+    return view.told(min(later)) if later else None
 
 
 def _last_step(view: View, loss: Loss) -> datetime | None:
     """Return when the lost pod was last seen to finish a step, or to start."""
     own = view.progress.get(loss.pod.name) if loss.pod else None
-    return None if own is None else moment(max(own.step_time, own.started_time))
+    return None if own is None else view.told(max(own.step_time, own.started_time))
 
 
 def _explains(new: Fault, old: Fault) -> bool:
     """Say whether `new` is the reason of what `old` only saw: a restart somewhere, or a symptom on the same node."""
     if old.cordoned or not _near(new, old) or _outlived(new, old):
         return False
-    if old.cause == PROCESS_RESTART:
+    if old.action == IN_PLACE:
         return True
-    return old.cause in _SYMPTOMS and old.node == new.node != "" and new.verdict == "node"
+    return cause(old.cause).symptom and old.node == new.node != "" and new.verdict == "node"
 
 
 def _outlived(new: Fault, old: Fault) -> bool:
-    """Say whether the member that `new` lost still trained after `old`: then it was not the reason of it."""
-    last, closed = new.times.last_step, old.times.closed
-    return last is not None and closed is not None and last > closed
+    """Say whether the member that `new` lost still trained after `old`: then it was not the reason of it.
+
+    An operator that started after the loss never heard of the member's last step, and goes by the clock.
+    """
+    last, closed, seen = new.times.last_step, old.times.closed, new.times.signal
+    if closed is None:
+        return False
+    return last > closed if last is not None else seen is not None and seen - closed > CALLED_DEAD_WITHIN
 
 
 def _near(new: Fault, old: Fault) -> bool:
@@ -142,7 +181,7 @@ def _taken_over(old: Fault, new: Fault) -> Fault:
 def _with_cordon(fault: Fault, view: View) -> Fault:
     """Add the cordon that came after the record: the node's note says more than the symptom did."""
     node = view.nodes.get(fault.node)
-    if fault.cordoned or node is None or node.fault is None or fault.cause not in _SYMPTOMS:
+    if fault.cordoned or node is None or node.fault is None or not cause(fault.cause).symptom:
         return fault
     note, seen = node.fault, fault.times.signal
     if seen is None or abs(note.signal_at - seen) > EXPLAINED_WITHIN:
@@ -158,11 +197,10 @@ def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tu
     if not restarted or open_faults(known):
         return ()
     latest = max(p.started_time for _, p in restarted)
-    if any(_reached(f) >= latest for f in known):
+    reached = max(map(_reached, known), default=0.0)
+    if reached >= latest:
         return ()
-    started = moment(
-        min(p.started_time for _, p in restarted if p.started_time > max(map(_reached, known), default=0.0))
-    )
+    started = view.told(min(p.started_time for _, p in restarted if p.started_time > reached))
     evidence = tuple(
         f"pod {name} restarted its processes, {p.incarnation - FIRST_INCARNATION} times so far" for name, p in restarted
     )[:16]
@@ -171,7 +209,7 @@ def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tu
         cause=PROCESS_RESTART,
         evidence=evidence,
         verdict="unknown",
-        action="torchrun restarted the processes in place",
+        action=IN_PLACE,
         times=FaultTimes(signal=started, verdict=now),
     )
     return (fault,)
@@ -186,11 +224,13 @@ def _advanced(fault: Fault, view: View, now: datetime) -> Fault:
     if fault.times.closed is not None:
         return fault.model_copy(update={"seconds": arrow_seconds(fault.times)})
     after = _incarnation_after(fault, view)
+    signal, started = fault.times.signal, view.told(after.started_time) if after else None
     times = fault.times.model_copy(
         update={
+            "signal": min(signal, started) if signal and started else signal,
             "replacement": fault.times.replacement or _replaced(view, now),
-            "resume": fault.times.resume or _resumed(after, now),
-            "closed": _first_step(after) or _moved_on(fault, view),
+            "resume": fault.times.resume or _resumed(after, view),
+            "closed": _first_step(after, view) or _moved_on(fault, view),
         }
     )
     lost = fault.steps_lost
@@ -199,42 +239,62 @@ def _advanced(fault: Fault, view: View, now: datetime) -> Fault:
     return fault.model_copy(update={"times": times, "steps_lost": lost, "seconds": arrow_seconds(times)})
 
 
-def _first_step(after: Progress | None) -> datetime | None:
-    return None if after is None or after.first_step_time is None else moment(after.first_step_time)
+def _first_step(after: Progress | None, view: View) -> datetime | None:
+    return None if after is None or after.first_step_time is None else view.told(after.first_step_time)
 
 
 def _moved_on(fault: Fault, view: View) -> datetime | None:
     """Return a step that was done well after the verdict by processes older than the fault: it stopped nobody."""
-    steps = [p.step_time for p in view.progress.values() if p.phase in STEPPING and p.first_step_time is not None]
-    if fault.times.verdict is None or not steps or view.running < view.status.size:
+    if fault.times.verdict is None or view.running < view.status.size:
         return None
-    last = moment(max(steps))
+    if any(p.deleting for p in view.members.values()):  # it will stop them yet
+        return None
+    trained = [p for p in view.progress.values() if p.phase in STEPPING and p.first_step_time is not None]
+    # A clock that is ahead tells nothing of when; those of the other pods of the same step do.
+    steps = [p.step_time for p in trained if p.step_time <= view.at.timestamp() + CLOCK_GRAIN]
+    if not steps:
+        return None
+    last = view.told(max(steps))
     return last if last - fault.times.verdict > MOVED_ON else None
 
 
 def _incarnation_after(fault: Fault, view: View) -> Progress | None:
     """Return the process that follows the fault and is furthest on; a live pod stays in until it is removed."""
-    removed = fault.cordoned and fault.cause not in ("NodeNotReady", "NodeGone")
+    removed = fault.cordoned and fault.cause not in DEAD
     # torchrun may have formed anew before the signal, and its progress be read only after it.
     seen = [time for time in (fault.times.last_step, fault.times.signal) if time is not None]
     since = fault.times.verdict if removed else min(seen, default=None)
     if since is None:
         return None
-    later = [p for p in view.progress.values() if p.started_time >= since.timestamp() - CLOCK_GRAIN]
+    earliest = since.timestamp() - CLOCK_GRAIN
+    later = [p for p in view.progress.values() if p.started_time >= earliest] or _formed_before(fault, view)
     return max(later, key=lambda p: (p.first_step_time is not None, p.phase in STEPPING, -p.rank), default=None)
+
+
+def _formed_before(fault: Fault, view: View) -> list[Progress]:
+    """Return the processes that started without a dead node's member before Kubernetes called that node dead.
+
+    They go by the clock for an operator that started after the loss, and never heard of the member's last step.
+    """
+    if fault.times.signal is None or fault.times.last_step is not None or fault.cause not in DEAD:
+        return []
+    earliest = (fault.times.signal - CALLED_DEAD_WITHIN).timestamp()
+    others = (view.progress.get(pod.name) for pod in view.members.values() if pod.node != fault.node)
+    later = [p for p in others if p is not None and p.started_time >= earliest]
+    return later if len(later) >= view.status.size > 0 else []
 
 
 def _replaced(view: View, now: datetime) -> datetime | None:
     return now if view.status.size and view.running >= view.status.size else None
 
 
-def _resumed(after: Progress | None, now: datetime) -> datetime | None:
+def _resumed(after: Progress | None, view: View) -> datetime | None:
     if after is None or after.phase not in STEPPING:
         return None
-    return min(now, moment(after.first_step_time)) if after.first_step_time is not None else now
+    return view.told(after.first_step_time) if after.first_step_time is not None else view.at
 
 
 def _highest_step(view: View, after: Progress) -> int:
     """Return the highest step that was done before `after` started."""
-    before = [p.step for _, p in view.snapshot.progress if p.started_time < after.started_time]
+    before = [p.step for p in view.snapshot.progress.values() if p.started_time < after.started_time]
     return max([view.snapshot.highest_step or 0, view.status.step or 0, *before])

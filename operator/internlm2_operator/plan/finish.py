@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.status import Fault, Phase, arrow_seconds
+from internlm2_operator.plan.actions import DeleteJob
 from internlm2_operator.plan.attempt import next_attempt
 from internlm2_operator.plan.decision import Decision
 from internlm2_operator.plan.exits import End, exit_of
@@ -15,11 +16,18 @@ from internlm2_operator.plan.view import View
 PROOF_WITHIN: Final = timedelta(seconds=60)
 
 
-def keep_finished(view: View, _: datetime) -> Decision | None:
-    """A job that ended stays as it is."""
-    if view.status.completion_time is None:
+def keep_finished(view: View, now: datetime) -> Decision | None:
+    """A job that ended stays as it is, until its time to live is over."""
+    ended, lives = view.status.completion_time, view.job.spec.ttl_seconds_after_finished
+    if ended is None:
         return None
-    return Decision("Finished", "the job has ended", view.status, phase=view.status.phase)
+    if lives is None:
+        return Decision("Finished", "the job has ended", view.status)
+    left = (ended + timedelta(seconds=lives) - now).total_seconds()
+    if left > 0:
+        return Decision("Finished", f"the job has ended and is deleted in {left:.0f} s", view.status,
+                        requeue_seconds=left)  # fmt: skip
+    return Decision("Expired", f"the job ended {lives} s ago", view.status, (DeleteJob(),))
 
 
 def complete_stage(view: View, now: datetime) -> Decision | None:
@@ -41,7 +49,7 @@ def complete_stage(view: View, now: datetime) -> Decision | None:
 
 def prove_completion(view: View, now: datetime) -> Decision | None:
     """Members say that they are done: wait for the manifest, and try again when it does not come."""
-    done = [p for p in view.members.values() if (e := exit_of(p)) is not None and e.end is End.DONE]
+    done = [p for p in view.unwell if (e := exit_of(p)) is not None and e.end is End.DONE]
     if not done:
         return None
     since = min(p.finished or p.created for p in done)

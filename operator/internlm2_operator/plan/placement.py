@@ -5,12 +5,16 @@ Pure: the same nodes in any order give the same placement.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from internlm2_operator.api.topology import TopologySpec
 from internlm2_operator.health.node import NodeRecord
+from internlm2_operator.plan import topology as topologies
+from internlm2_operator.plan.constraints import Constraints, admits
+from internlm2_spec.config import Parallel
 
-# Nodes of one zone, rack or block next to each other: neighbours in slot order share the short links.
-TOPOLOGY_LABELS: Final = ("topology.kubernetes.io/zone", "topology.kubernetes.io/rack", "topology.kubernetes.io/block")
+NO_DOUBTS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +38,35 @@ class Shortage:
 
 
 def place(
-    nodes: Sequence[NodeRecord],
+    nodes: Iterable[NodeRecord],
     *,
     gpus: int,
     sizes: Sequence[int],
     spares: int,
-    selector: Mapping[str, str],
+    wanted: Constraints,
     preferred: Collection[str] = (),
+    topology: TopologySpec | None = None,
+    parallel: Parallel | None = None,
+    doubts: Mapping[str, float] = NO_DOUBTS,
 ) -> Placement | Shortage:
-    """Choose nodes for the largest of `sizes` (ascending) that fits, and spares from what remains."""
-    free = sorted((n for n in nodes if fits(n, gpus, selector)), key=lambda n: (n.name not in preferred, n.name))
+    """Choose nodes for the largest of `sizes` (ascending) that fits, and spares from what remains.
+
+    `parallel` is the layout whose ranks the slots will be; without it slots follow the topology alone.
+    `doubts` tell how much speaks against a node: those with the most are taken last, whatever the topology,
+    and never left out where the size needs them.
+    """
+    free = [n for n in nodes if fits(n, gpus, wanted)]
     fitting = [size for size in sizes if size <= len(free)]
     if not fitting:
         return Shortage(free=len(free), needed=min(sizes))
     size = max(fitting)
-    members, extra = free[:size], free[size : size + spares]
-    return Placement(size=size, nodes=tuple(n.name for n in (*_in_topology_order(members), *extra)))
+    members = topologies.choose(least_doubted(free, size, doubts), size, topology, preferred)
+    chosen = {n.name for n in members}
+    left = [n for n in free if n.name not in chosen]
+    extra = topologies.spares(least_doubted(left, spares, doubts), members, spares, topology, preferred)
+    slots = topologies.slots(parallel, size, gpus) if parallel else range(size)
+    by_slot = sorted(zip(slots, topologies.in_order(members, topology), strict=True), key=lambda pair: pair[0])
+    return Placement(size=size, nodes=(*(n.name for _, n in by_slot), *(n.name for n in extra)))
 
 
 def refill(
@@ -58,19 +75,35 @@ def refill(
     gpus: int,
     slots: Iterable[int],
     taken: Collection[str],
-    selector: Mapping[str, str],
+    wanted: Constraints,
+    topology: TopologySpec | None = None,
+    doubts: Mapping[str, float] = NO_DOUBTS,
 ) -> dict[int, str]:
     """Give freed slots a node each, lowest slot first, as far as healthy nodes without our pods go."""
-    free = sorted(n.name for n in nodes if fits(n, gpus, selector) and n.name not in taken)
-    return dict(zip(sorted(slots), free, strict=False))
+    free = [n for n in nodes if n.name not in taken and fits(n, gpus, wanted)]
+    empty = sorted(slots)
+    usable = least_doubted(free, len(empty), doubts)
+    ordered = topologies.next_best(usable, (n for n in nodes if n.name in taken), topology)
+    return dict(zip(empty, (n.name for n in ordered), strict=False))
 
 
-def fits(node: NodeRecord, gpus: int, selector: Mapping[str, str]) -> bool:
+def least_doubted(nodes: Sequence[NodeRecord], wanted: int, doubts: Mapping[str, float]) -> Sequence[NodeRecord]:
+    """Return the nodes to choose `wanted` from, all of them when they are fewer.
+
+    Those with the least doubts, from which the topology chooses, when they are enough; else as many as are wanted.
+    """
+    if not doubts or not 0 < wanted < len(nodes):
+        return nodes
+    ranked = sorted(nodes, key=lambda n: (doubts.get(n.name, 0.0), n.name))
+    least = doubts.get(ranked[0].name, 0.0)
+    best = [n for n in ranked if doubts.get(n.name, 0.0) == least]
+    return best if len(best) >= wanted else ranked[:wanted]
+
+
+def fits(node: NodeRecord, gpus: int, wanted: Constraints) -> bool:
     """Say whether a pod of `gpus` can start on the node now."""
-    labels = dict(node.labels)
-    healthy = node.ready and node.schedulable and node.fault is None
-    return healthy and node.gpus - node.used >= gpus and all(labels.get(k) == v for k, v in selector.items())
+    return healthy(node) and node.gpus - node.used >= gpus and admits(node, wanted)
 
 
-def _in_topology_order(nodes: Iterable[NodeRecord]) -> list[NodeRecord]:
-    return sorted(nodes, key=lambda n: (*(dict(n.labels).get(label, "") for label in TOPOLOGY_LABELS), n.name))
+def healthy(node: NodeRecord) -> bool:
+    return node.ready and not node.unschedulable and node.fault is None and not node.notice

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from internlm2_operator.api.status import JobStatus, Replacement
-from internlm2_operator.plan.attempt import roots
+from internlm2_operator.plan.attempt import infrastructure, roots
 from internlm2_operator.plan.decision import Decision
 from internlm2_operator.plan.faults import record
+from internlm2_operator.plan.hang import told_together
 from internlm2_operator.plan.loss import losses
 from internlm2_operator.plan.view import View
 
@@ -20,21 +21,20 @@ def replace_lost_member(view: View, now: datetime) -> Decision | None:
     lost = losses(view, now)
     if not lost:
         return None
-    blamed = roots(lost)
+    blamed = told_together(view, roots(lost))
     slots = ", ".join(str(loss.slot) for loss in lost)
     where = ", ".join(f"{loss.cause} on {loss.node or 'an unknown node'}" for loss in blamed)
     message = f"slots {slots} are replaced: {where}"
-    status = _counted_up(view.status, (loss.slot for loss in lost)).model_copy(
-        update={"faults": record(view.status.faults, view, blamed, "member replaced", now)}
-    )
+    faults = record(view.status.faults, view, blamed, "member replaced", now)
+    restarts = view.status.restarts
+    restarts = restarts.model_copy(update={"infrastructure": restarts.infrastructure + infrastructure(blamed)})
+    replacements = counted_up(view.status, (loss.slot for loss in lost))
+    status = view.status.model_copy(update={"replacements": replacements, "restarts": restarts, "faults": faults})
     return Decision("MemberReplaced", message, status, requeue_seconds=0, announce=True, warning=True)
 
 
-def _counted_up(status: JobStatus, slots: Iterable[int]) -> JobStatus:
+def counted_up(status: JobStatus, slots: Iterable[int]) -> tuple[Replacement, ...]:
+    """Return the replacements of a status that wants another pod for each of these slots."""
     counts = {r.slot: r.count for r in status.replacements}
-    slots = tuple(slots)
     counts |= {slot: counts.get(slot, 0) + 1 for slot in slots}
-    replacements = tuple(Replacement(slot=slot, count=counts[slot]) for slot in sorted(counts))
-    infrastructure = status.restarts.infrastructure + 1
-    restarts = status.restarts.model_copy(update={"infrastructure": infrastructure})
-    return status.model_copy(update={"replacements": replacements, "restarts": restarts})
+    return tuple(Replacement(slot=slot, count=counts[slot]) for slot in sorted(counts))

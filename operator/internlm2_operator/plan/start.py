@@ -4,13 +4,15 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.status import Phase
-from internlm2_operator.plan import capacity
+from internlm2_operator.plan import capacity, resize
 from internlm2_operator.plan.actions import CreatePod, EnsureConfigMap, EnsureService
 from internlm2_operator.plan.attempt import next_attempt
+from internlm2_operator.plan.check_gate import put_off, wait_for_check
 from internlm2_operator.plan.decision import Decision
 from internlm2_operator.plan.faults import open_faults
 from internlm2_operator.plan.placement import Placement, Shortage
 from internlm2_operator.plan.view import View
+from internlm2_operator.plan.waiting import over_quota, queued
 
 # A member of a broken attempt has one second to end; a pod that still holds its GPUs after this is stuck.
 HELD_TOO_LONG: Final = timedelta(seconds=60)
@@ -24,22 +26,34 @@ def place_waiting(view: View, now: datetime) -> Decision | None:
     """
     if view.status.size:
         return None
-    legal = capacity.sizes(view)
+    if (stopping := resize.wait_for_stop(view, now)) is not None:
+        return stopping
+    legal = capacity.sizes(view.job)
     if not legal:
         nodes = view.job.spec.nodes
         message = f"no legal layout for any number of nodes from {nodes.min} to {nodes.max}; change nodes or parallel"
         return Decision("NoLegalSize", message, view.status, phase=Phase.PENDING)
+    allowed = view.snapshot.queue.allowed
+    if allowed is not None and allowed < min(legal):
+        return over_quota(view, min(legal), allowed)
+    legal = [size for size in legal if allowed is None or size <= allowed]
     at_once = capacity.placement(view, capacity.now_free(view), legal)
     soon = capacity.placement(view, capacity.soon_free(view), legal)
     if isinstance(soon, Shortage):
-        return Decision("Queued", _shortage(view, soon), view.status, requeue_seconds=10, phase=Phase.QUEUED)
+        return queued(view, soon, put_off(resize.lacking(view.status, now)))
+    if (waiting := resize.wait_for_former_size(view, soon.size, now)) is not None:
+        return waiting
     if isinstance(at_once, Shortage) or (at_once.size < soon.size and not _overdue(view, now)):
         return Decision("WaitingForPods", "pods of the former attempt still hold their GPUs", view.status,
                         requeue_seconds=1)  # fmt: skip
+    if (checking := wait_for_check(view, at_once.nodes, now)) is not None:
+        return checking
     status = view.status.model_copy(
         update={
             "attempt": max(1, view.status.attempt),
             "size": at_once.size,
+            "elastic": resize.placed(view.status, view.job.spec.nodes.max, at_once.size, now),
+            "preempted_by": "",
             "start_time": view.status.start_time or now,
         }
     )
@@ -69,7 +83,8 @@ def fill_slots(view: View, _: datetime) -> Decision | None:
 def _overdue(view: View, now: datetime) -> bool:
     """Say whether pods of the former attempt hold their GPUs for longer than any grace of ours explains."""
     said = [f.times.verdict for f in open_faults(view.status.faults) if f.times.verdict is not None]
-    return bool(said) and now - max(said) > HELD_TOO_LONG
+    held = max([*said, *resize.stop_ends(view)], default=None)
+    return held is not None and now - held > HELD_TOO_LONG
 
 
 def _whole(view: View) -> dict[int, str] | None:
@@ -86,12 +101,4 @@ def _create(view: View, slot: int, node: str) -> CreatePod:
         replacement=status.replacement_of(slot),
         size=status.size,
         node=node,
-    )
-
-
-def _shortage(view: View, short: Shortage) -> str:
-    gpus = view.job.spec.nodes.gpus_per_node
-    return (
-        f"{short.missing} more nodes with {gpus} free {view.job.spec.nodes.resource_name} are needed:"
-        f" {short.free} are healthy and free, the smallest legal size is {short.needed}"
     )

@@ -2,8 +2,9 @@
 
 from datetime import datetime
 
-from internlm2_operator.api.status import Phase
+from internlm2_operator.api.status import ElasticStatus, Phase
 from internlm2_operator.plan.attempt import next_attempt
+from internlm2_operator.plan.check_gate import put_off
 from internlm2_operator.plan.decision import Decision
 from internlm2_operator.plan.view import View
 
@@ -14,7 +15,10 @@ def stop_suspended(view: View, _: datetime) -> Decision | None:
         return None
     if view.status.size:
         message = "suspend is true: pods write a checkpoint and stop"
-        return Decision("Suspending", message, next_attempt(view.status), requeue_seconds=0, announce=True)
+        # The size that it had is no claim after a pause.
+        status = next_attempt(view.status, elastic=ElasticStatus())
+        return Decision("Suspending", message, status, requeue_seconds=0, announce=True, blocked=True)
     if view.leaving:
-        return Decision("Suspending", "pods write a checkpoint and stop", view.status, requeue_seconds=1)
-    return Decision("Suspended", "suspend is true and every pod is gone", view.status, phase=Phase.SUSPENDED)
+        return Decision("Suspending", "pods write a checkpoint and stop", view.status, requeue_seconds=1, blocked=True)
+    told = "suspend is true and every pod is gone"
+    return Decision("Suspended", told, put_off(view.status), phase=Phase.SUSPENDED)

@@ -17,6 +17,8 @@ def sweep(view: View) -> tuple[DeletePod, ...]:
 def _deletion(view: View, pod: PodRecord) -> DeletePod | None:
     if _kept_for_its_logs(view, pod):
         return None
+    if pod.deleting and pod.grace == 0:
+        return None  # only a finalizer of somebody else holds the object, and nothing waits for it
     if view.dead(pod):
         # Its kubelet cannot confirm anything: the object is removed without it.
         return DeletePod(name=pod.name, uid=pod.uid, grace_seconds=0, force=True)
@@ -35,4 +37,6 @@ def _kept_for_its_logs(view: View, pod: PodRecord) -> bool:
 
 def _in_peace(view: View, pod: PodRecord) -> bool:
     """Say whether the pod may take its own time: to write a checkpoint, or because it is done anyway."""
-    return view.job.spec.suspend or view.status.completion_time is not None or pod.stage != view.status.stage_index
+    status = view.status
+    asked = view.job.spec.suspend or status.elastic.stopping is not None or status.preempted_by != ""
+    return asked or view.status.completion_time is not None or pod.stage != view.status.stage_index

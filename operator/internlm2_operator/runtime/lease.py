@@ -11,6 +11,7 @@ It stops deciding until it knows again, and exits when it sees that somebody els
 import asyncio
 import enum
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -44,15 +45,24 @@ class Pace:
 class Lease:
     """The Lease `internlm2-operator` of one namespace, held under `identity`.
 
-    `sure` is set while nobody else can have it.
+    `sure` is set while nobody else can have it. `answered` is told of every try whether the API server answered.
     """
 
-    def __init__(self, gateway: Gateway, *, namespace: str, identity: str, pace: Pace) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        namespace: str,
+        identity: str,
+        pace: Pace,
+        answered: Callable[[bool], None],
+    ) -> None:
         self.sure = asyncio.Event()
         self._gateway = gateway
         self._namespace = namespace
         self._identity = identity
         self._pace = pace
+        self._answered = answered
         self._observed: tuple[str, float] = ("", 0.0)
         self._said = Held.OURS
 
@@ -98,10 +108,13 @@ class Lease:
         try:
             async with asyncio.timeout(self._pace.deadline / 2):
                 held = await self._take()
+            away = False
         except (errors.ClusterError, TimeoutError) as error:
             held = Held.UNKNOWN
+            away = isinstance(error, (errors.Retry, TimeoutError))
             if self._said is not held:
                 log.warning("lease %s/%s: %s %s", self._namespace, NAME, type(error).__name__, error)
+        self._answered(not away)
         if held is not self._said:
             log.info("lease %s/%s: %s", self._namespace, NAME, held.name.lower())
         self._said = held

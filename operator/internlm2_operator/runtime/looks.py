@@ -1,6 +1,7 @@
 """Looks into the checkpoint stores of all jobs, each job every few seconds, at once when a pod has ended."""
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,6 +34,8 @@ class Looker:
         self._observed = observed
         self._index = CheckpointIndex()
         self._slots = asyncio.Semaphore(at_once)
+        # A store that answers slowly holds up its own namespace before it holds up all.
+        self._shares = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(max(1, at_once // 4)))
         self._secrets: dict[tuple[str, str], _Read] = {}
 
     async def look(self, key: str) -> bool:
@@ -44,12 +47,12 @@ class Looker:
         job = self._world.jobs.get(key)
         if job is None:
             return False
-        pods = self._world.pods(key)
+        pods, lost = self._world.pods(key), self._world.lost(key)
         before = self._observed.looks.get(key)
-        async with self._slots:
+        async with self._shares[job.namespace], self._slots:
             view, missing = await self._view(job, pods)
         view = replace(view, stage=job.spec.stages[job.status.stage_index].name)
-        look = Look(stage=job.status.stage_index, ended=ended(pods), view=view, missing=missing)
+        look = Look(stage=job.status.stage_index, ended=ended(pods), lost=lost, view=view, missing=missing)
         self._observed.looks[key] = look
         return look != before
 

@@ -139,7 +139,7 @@ BEFORE, NOTICED = 12, 17
 
 def stage(folder: str, name: str, guard: Guard) -> Stage:
     return replace(
-        parity.stage(shard=2),
+        parity.stage(shard=2, layers=1),
         name=name,
         steps=STEPS,
         checkpoint=Checkpoint(f"file://{folder}", every_steps=4, keep=10),

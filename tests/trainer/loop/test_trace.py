@@ -16,16 +16,11 @@ from tests.trainer import agents
 PARTS = {"data", "forward and backward", "reduce", "optimizer"}
 
 
-@pytest.fixture(scope="module")
-def corpus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return agents.corpus(tmp_path_factory.mktemp("corpus"))
-
-
 def test_each_rank_leaves_a_trace_of_exactly_these_steps_and_nothing_else_changes(
     tmp_path: Path, corpus_url: str
 ) -> None:
-    traced = trained(tmp_path / "traced", corpus_url, "--profile", "3:4", "--profile-dir", str(tmp_path / "traces"))
-    plain = trained(tmp_path / "plain", corpus_url)
+    traced = started(tmp_path / "traced", corpus_url, "--profile", "3:4", "--profile-dir", str(tmp_path / "traces"))
+    plain = started(tmp_path / "plain", corpus_url)
 
     assert (traced.wait(), plain.wait()) == (ExitCode.DONE, ExitCode.DONE)
     names = [f"trace-test-step3-4-rank{rank}.json.gz" for rank in (0, 1)]
@@ -41,7 +36,7 @@ def test_each_rank_leaves_a_trace_of_exactly_these_steps_and_nothing_else_change
 
 
 def test_steps_that_the_stage_does_not_have_are_refused_before_any_is_done(tmp_path: Path, corpus_url: str) -> None:
-    agent = trained(tmp_path, corpus_url, "--profile", "5:7")
+    agent = started(tmp_path, corpus_url, "--profile", "5:7")
 
     assert agent.wait() == ExitCode.CONFIG
     assert agent.termination().message == (
@@ -95,13 +90,11 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         trace.prepare(Span.parse("1:2", str(tmp_path / "file" / "traces")))
 
 
-def trained(folder: Path, corpus_url: str, *options: str) -> agents.Agent:
-    """Run 6 steps on two ranks of one agent and wait for its end."""
+def started(folder: Path, corpus_url: str, *options: str) -> agents.Agent:
+    """Start 6 steps on two ranks of one agent."""
     folder.mkdir(exist_ok=True)
     (folder / "job.json").write_text(config.to_json(agents.stage(folder, corpus_url, steps=6)))
     job = ["--", "train", "--config", str(folder / "job.json"), *options]
-    agent = agents.Agent(
+    return agents.Agent(
         folder, "agent", ["--nproc-per-node", "2", "--is-host", "--rdzv-endpoint", agents.endpoint(), *job]
     )
-    agent.wait()
-    return agent

@@ -17,14 +17,9 @@ MEMBERS = ["127.0.0.1", "127.0.0.2"]
 SPARE = "127.0.0.3"
 
 
-@pytest.fixture(scope="module")
-def corpus_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return agents.corpus(tmp_path_factory.mktemp("corpus"))
-
-
 def test_a_killed_rank_is_restarted_in_place_and_repeats_its_steps_bit_by_bit(tmp_path: Path, corpus_url: str) -> None:
     stage = agents.stage(tmp_path, corpus_url, steps=60)
-    with agents.started(tmp_path, stage, MEMBERS[:1], nodes=1, ranks=2) as (agent,):
+    with agents.started(tmp_path, stage, MEMBERS[:1], nodes=1, ranks=2, fresh=True) as (agent,):
         agents.until(agent.midway, "the middle of an interval", [agent])
         os.kill(agent.events("ranks-started")[0]["pids"][1], signal.SIGKILL)
         code = agent.wait()
@@ -39,7 +34,7 @@ def test_a_killed_rank_is_restarted_in_place_and_repeats_its_steps_bit_by_bit(tm
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_spare_takes_the_place_of_a_member_that_is(fault: signal.Signals, tmp_path: Path, corpus_url: str) -> None:
-    stage = agents.stage(tmp_path, corpus_url, steps=120)
+    stage = agents.stage(tmp_path, corpus_url, steps=60)
     with agents.started(tmp_path, stage, [*MEMBERS, SPARE], nodes=2) as pods:
         host, member, spare = pods
         agents.until(host.midway, "the middle of an interval", pods)
@@ -51,7 +46,7 @@ def test_a_spare_takes_the_place_of_a_member_that_is(fault: signal.Signals, tmp_
 
     assert codes == (ExitCode.DONE, ExitCode.DONE)
     assert_resumed_from_memory(host)  # the spare had none: its peer is a replica
-    assert_steps_repeat(host.steps(), last=120)
+    assert_steps_repeat(host.steps(), last=60)
 
 
 def test_sigterm_to_one_member_stops_all_at_one_step_after_a_checkpoint(tmp_path: Path, corpus_url: str) -> None:

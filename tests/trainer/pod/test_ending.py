@@ -5,7 +5,10 @@ from torch.distributed import DistNetworkError, DistStoreError
 
 from internlm2_spec.config import Refused
 from internlm2_spec.contract import ExitCode, FailureClass, Termination
+from internlm2_spec.standstill import Cluster
+from internlm2_trainer.loop.guard import Diverged
 from internlm2_trainer.pod import ending
+from internlm2_trainer.pod.forks import ServerLost
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,9 @@ from internlm2_trainer.pod import ending
         (DistNetworkError("gone"), FailureClass.PEER, 1),
         (DistStoreError("gone"), FailureClass.PEER, 1),
         (RuntimeError("CUDA error: uncorrectable ECC error"), FailureClass.INFRASTRUCTURE, 1),
+        (ServerLost(), FailureClass.INFRASTRUCTURE, 1),
         (RuntimeError("shape mismatch"), FailureClass.USER, ExitCode.BUG),
+        (Diverged("the loss spiked to nan"), FailureClass.USER, ExitCode.BUG),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
@@ -54,3 +59,20 @@ def test_of_ranks_that_hang_the_one_that_waits_for_nobody_is_to_blame() -> None:
     assert (end.exit_code, end.failure, end.rank) == (ExitCode.HANG, FailureClass.INFRASTRUCTURE, 1)
     assert end.first_failing_rank == 1
     assert ending.blame(waiting).first_failing_rank is None
+
+
+def test_a_loss_that_is_not_finite_has_a_reason_of_its_own() -> None:
+    """The operator's table of causes knows it by this name: Diverged, not one more bug."""
+    assert ending.explain(Diverged("the loss spiked to nan at step 7"), step=7).reason == "Diverged"
+
+
+def test_a_node_tells_where_its_ranks_stood_and_who_lost_its_peers_over_it() -> None:
+    reads, waits = Cluster((1,), "step", place="source"), Cluster((0,), "step", waits=True, place="reduce")
+    ends = [
+        Termination(FailureClass.PEER, "Hang", ExitCode.HANG, rank=0, stood=(waits,)),
+        Termination(FailureClass.INFRASTRUCTURE, "Hang", ExitCode.HANG, rank=1, stood=(reads,)),
+        Termination(FailureClass.PEER, "PeerLost", 1, rank=2),
+        Termination(FailureClass.PEER, "PeerLost", 1, rank=0),  # after its own word, when rank 1 was gone
+        Termination(FailureClass.INFRASTRUCTURE, "RankKilled", 1, rank=3),
+    ]
+    assert ending.stood(ends) == (waits, reads, Cluster((2,), waits=True))

@@ -126,7 +126,7 @@ def test_a_process_whose_server_is_gone_is_killed_and_no_other_can_start() -> No
             print(json.dumps(process.exitcode))
             try:
                 server.fork({}, ["pass"])
-            except ConnectionError:
+            except forks.ServerLost:
                 print(json.dumps("refused"))
     """)[-2:] == [-signal.SIGKILL, "refused"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousGracefulExitError, RendezvousInfo
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
 from internlm2_trainer.pod.rendezvous import Rendezvous
 
@@ -67,3 +68,15 @@ def test_a_member_that_gives_up_is_gone_at_once_and_a_spare_counts_only_then(mee
         "in the store, before any heartbeat could be missed"
     )
     until(lambda: host.num_nodes_waiting() == 1)
+
+
+def test_a_meeting_of_fewer_than_all_is_left_and_held_again(meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a jump of the clock, which makes the others' heartbeats look old."""
+    whole = meeting.met[0]
+    assert whole.bootstrap_store_info is not None
+    alone = RendezvousInfo(whole.store, 0, 1, whole.bootstrap_store_info)
+    answers = [alone, alone, whole]
+    monkeypatch.setattr(DynamicRendezvousHandler, "next_rendezvous", lambda _: answers.pop(0))
+    assert meeting.member.handler.next_rendezvous() is whole
+    assert answers == []
+    assert len(meeting.member.handler._state_holder.state.participants) == 1, "it gave up its place"

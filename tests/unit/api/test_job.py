@@ -1,9 +1,11 @@
 """InternLM2Job reads an object of the API server and hands each stage to the trainer."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from internlm2_operator.api import model
-from internlm2_operator.api.job import InternLM2Job
+from internlm2_operator.api.job import InternLM2Job, refusal
 from internlm2_spec import config, presets
 from tests.api.jobs import job, stage
 
@@ -62,6 +64,17 @@ def test_every_preset_is_known_to_the_api() -> None:
 def test_an_object_of_another_shape_is_refused_with_its_path() -> None:
     with pytest.raises(config.Refused, match="stages"):
         read({"stages": "none"})
+
+
+def test_a_refusal_is_told_once_beside_the_other_conditions() -> None:
+    refused, now = config.Refused("stages.0.kind", wrong="'SFT'", right="upgrade"), datetime(2026, 1, 2, tzinfo=UTC)
+    other = {"type": "Complete", "status": "False", "reason": "InProgress", "message": ""}
+    body = job() | {"metadata": META, "status": {"conditions": [other]}}
+    told = refusal(body, refused, now)
+    assert told is not None
+    assert [c["type"] for c in told["conditions"]] == ["Validated", "Complete"]
+    assert told["conditions"][0]["message"] == "stages.0.kind: 'SFT'; upgrade"
+    assert refusal(body | {"status": told}, refused, now + timedelta(hours=1)) is None
 
 
 def test_a_field_of_a_newer_version_is_passed_over() -> None:

@@ -67,3 +67,11 @@ def test_arrows_go_from_each_known_time_to_the_next() -> None:
     times = FaultTimes(signal=moments[0], verdict=moments[1], resume=moments[2], closed=moments[3])
     assert arrow_seconds(times) == {"verdict": 1.0, "resume": 2.0, "closed": 7.0, "total": 10.0}
     assert arrow_seconds(FaultTimes(verdict=NOW)) == {}
+
+
+def test_what_was_reached_before_the_verdict_took_no_time_of_its_own() -> None:
+    late = FaultTimes(
+        signal=NOW, verdict=NOW + timedelta(seconds=26), resume=NOW + timedelta(seconds=8),
+        closed=NOW + timedelta(seconds=30),
+    )  # fmt: skip
+    assert arrow_seconds(late) == {"verdict": 26.0, "resume": 0.0, "closed": 4.0, "total": 30.0}

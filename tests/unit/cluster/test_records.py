@@ -1,10 +1,12 @@
 """The API server's objects become records that hold what decisions read."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from internlm2_operator.cluster import records
+from internlm2_operator.health.node import CheckNote, Taint
 from internlm2_operator.plan.snapshot import PodPhase
 from internlm2_spec import contract
 from internlm2_spec.contract import FailureClass, Termination
@@ -43,29 +45,38 @@ def ended(code: int, message: str = "", **status: Any) -> dict[str, Any]:
     return {"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": state}]} | status
 
 
+OTHERS = {"key": "dedicated", "value": "others", "effect": "NoExecute"}
 NODES = {
-    "a ready node without taints takes pods": (raw_node(), (True, True)),
-    "a cordoned node takes none": (raw_node(spec={"unschedulable": True}), (True, False)),
-    "a NoSchedule taint takes a node out": (
-        raw_node(spec={"taints": [{"key": "k", "effect": "NoSchedule"}]}),
-        (True, False),
+    "a ready node without taints": (raw_node(), (True, False, ())),
+    "a cordoned node has a taint of its own": (
+        raw_node(
+            spec={
+                "unschedulable": True,
+                "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}],
+            }
+        ),
+        (True, True, ()),
     ),
-    "a PreferNoSchedule taint does not": (
+    "taints": (
+        raw_node(spec={"taints": [{"key": GPU, "effect": "NoSchedule"}, OTHERS]}),
+        (True, False, (Taint(GPU, "", "NoSchedule"), Taint("dedicated", "others", "NoExecute"))),
+    ),
+    "a PreferNoSchedule taint keeps nobody off": (
         raw_node(spec={"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}),
-        (True, True),
+        (True, False, ()),
     ),
     "Ready Unknown is not ready": (
         raw_node(status={"conditions": [{"type": "Ready", "status": "Unknown", "lastTransitionTime": BORN}]}),
-        (False, True),
+        (False, False, ()),
     ),
-    "a node that has not reported yet is not ready": (raw_node(status={"conditions": []}), (False, True)),
+    "a node that has not reported yet is not ready": (raw_node(status={"conditions": []}), (False, False, ())),
 }
 
 
 @pytest.mark.parametrize(("raw", "want"), NODES.values(), ids=NODES)
-def test_node_state(raw: dict[str, Any], want: tuple[bool, bool]) -> None:
+def test_node_state(raw: dict[str, Any], want: tuple[bool, bool, tuple[Taint, ...]]) -> None:
     found = records.node(raw).record
-    assert (found.ready, found.schedulable) == want
+    assert (found.ready, found.unschedulable, found.taints) == want
 
 
 def test_only_extended_resources_of_a_node_are_kept() -> None:
@@ -75,6 +86,13 @@ def test_only_extended_resources_of_a_node_are_kept() -> None:
 def test_somebody_elses_annotation_is_no_cordon_of_ours() -> None:
     annotations = {contract.ANNOTATION_FAULT: "by hand"}
     assert records.node(raw_node(metadata={"annotations": annotations})).record.fault is None
+
+
+def test_a_check_is_read_from_its_annotation() -> None:
+    note = CheckNote(datetime(2026, 11, 25, tzinfo=UTC), "quick", passed=True)
+    annotations = {contract.ANNOTATION_CHECK: note.to_json()}
+    assert records.node(raw_node(metadata={"annotations": annotations})).record.check == note
+    assert records.node(raw_node()).record.check is None
 
 
 def test_a_pod_is_read_from_its_labels_and_status() -> None:
@@ -146,3 +164,53 @@ def test_what_a_pod_holds(spec: dict[str, Any], want: int) -> None:
 
 def test_a_finished_pod_holds_nothing() -> None:
     assert records.requested(raw_pod(status={"phase": "Succeeded"})) == {}
+
+
+def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+DISRUPTIONS = {
+    "who takes a pod away stands in a condition": (
+        [condition("DisruptionTarget", "True", "EvictionByEvictionAPI", "drained")],
+        ("EvictionByEvictionAPI", True, "drained"),
+    ),
+    "a disruption that was called off is none": (
+        [condition("DisruptionTarget", "False", "PreemptionByScheduler")],
+        ("", True, ""),
+    ),
+    "volumes and network are missing only where the kubelet says so": (
+        [condition("PodReadyToStartContainers", "False")],
+        ("", False, ""),
+    ),
+    "the scheduler's words are the message": (
+        [condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are available")],
+        ("", True, "0/3 nodes are available"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("conditions", "want"), DISRUPTIONS.values(), ids=DISRUPTIONS)
+def test_conditions_of_a_pod(conditions: list[dict[str, Any]], want: tuple[str, bool, str]) -> None:
+    facts = records.pod(raw_pod(status={"phase": "Pending", "conditions": conditions}))
+    assert facts is not None
+    assert (facts.record.disruption, facts.record.prepared, facts.record.message) == want
+
+
+def test_a_pod_that_is_being_deleted_says_until_when() -> None:
+    raw = raw_pod(status={"phase": "Running"})
+    raw["metadata"] |= {"deletionTimestamp": "2026-11-25T10:05:00Z", "deletionGracePeriodSeconds": 300}
+    facts = records.pod(raw)
+    assert facts is not None
+    assert (facts.record.deleting, facts.record.grace) == (True, 300)
+    assert facts.record.gone_by == datetime(2026, 11, 25, 10, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("name", ["trainer", "a-mesh"])
+def test_containers_that_others_put_into_the_pod_do_not_speak_for_it(name: str) -> None:
+    ours = {"name": "trainer", "state": {"terminated": {"exitCode": 70, "reason": "Error"}}}
+    other = {"name": "a-mesh", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    statuses = sorted([ours, other], key=lambda status: status["name"] != name)
+    facts = records.pod(raw_pod(status={"phase": "Failed", "containerStatuses": statuses}))
+    assert facts is not None
+    assert facts.record.exit_code == 70

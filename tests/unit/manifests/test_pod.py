@@ -3,9 +3,6 @@
 import dataclasses
 from typing import Any
 
-import pytest
-
-from internlm2_operator.manifests import names
 from internlm2_operator.manifests.pod import pod
 from internlm2_operator.plan.actions import CreatePod
 from tests.unit.manifests.golden import assert_golden
@@ -14,10 +11,15 @@ from tests.unit.plan.world import job
 HOST = CreatePod(stage=0, attempt=1, slot=0, replacement=0, size=2, node="n1")
 SPARE = CreatePod(stage=1, attempt=12, slot=2, replacement=3, size=2, node="n4")
 OWN = {
+    "labels": {"team": "research"},
+    "annotations": {"sidecar.istio.io/inject": "false"},
     "image": "registry.example/trainer:1",
     "imagePullPolicy": "Always",
     "imagePullSecrets": [{"name": "pull"}],
-    "env": [{"name": "OMP_NUM_THREADS", "value": "4"}],
+    "env": [
+        {"name": "OMP_NUM_THREADS", "value": "4"},
+        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+    ],
     "nodeSelector": {"pool": "gpu"},
     "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
     "affinity": {
@@ -33,6 +35,8 @@ OWN = {
     "priorityClassName": "high",
     "schedulerName": "volcano",
     "serviceAccountName": "trainer",
+    "runtimeClassName": "nvidia",
+    "securityContext": {"runAsUser": 2000, "supplementalGroups": [3000], "capabilities": {"add": ["IPC_LOCK"]}},
     "terminationGracePeriodSeconds": 300,
     "resources": {"requests": {"cpu": 8}, "limits": {"memory": "64Gi"}},
     "volumes": [{"name": "scratch", "emptyDir": {}}],
@@ -68,16 +72,3 @@ def test_pin_narrows_every_alternative_that_the_user_requires() -> None:
     affinity = spec(pod(job(template=OWN), SPARE))["affinity"]["nodeAffinity"]
     terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert [t["matchFields"][0]["values"] for t in terms] == [["n4"], ["n4"]]
-
-
-@pytest.mark.parametrize("replacement", [0, 1, 12])
-def test_replacement_sorts_where_its_slot_did(replacement: int) -> None:
-    def address(slot: int, number: int = 0) -> str:
-        name = names.pod("demo", stage=0, attempt=1, slot=slot, replacement=number)
-        return names.address(name, job="demo", namespace="default")
-
-    assert address(8) < address(9, replacement) < address(10)
-
-
-def test_longest_name_is_still_a_host_name() -> None:
-    assert len(names.pod("j" * 40, stage=15, attempt=9999, slot=5063, replacement=9)) <= 63

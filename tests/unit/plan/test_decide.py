@@ -1,6 +1,8 @@
 """Whole stories of one job, told by what the world looks like after the plan settled."""
 
 import dataclasses
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -101,10 +103,29 @@ def test_cordon_that_comes_after_the_record_is_added_to_it() -> None:
 @pytest.mark.parametrize(("mode", "waits"), [("Enforce", True), ("Observe", False)])
 def test_silent_node_is_cordoned_before_its_pods_go(mode: str, waits: bool) -> None:
     world = trained_world(job(health={"mode": mode}))
-    world = world.with_node("n2", ready=False, schedulable=False, ready_since=world.now).settled()
+    world = world.with_node("n2", ready=False, ready_since=world.now).settled()
     assert (world.job.status.faults == ()) is waits
     assert world.faulty("n2", "NodeNotReady").settled().job.status.faults[0].node == "n2"
     assert world.later(6).settled().job.status.faults
+
+
+SAYS_NO = {
+    "for a moment it may only be restarting": (29, "Running", []),
+    "its cordon is on the way": (31, "WaitingForCordon", []),
+    "it does not come back": (36, "MemberReplaced", ["NodeNotReady"]),
+}
+
+
+@pytest.mark.parametrize("doubt", [{"says_no": True}, {"excused": after(45)}], ids=["says no", "could say nothing"])
+@pytest.mark.parametrize(("seconds", "decided", "faults"), SAYS_NO.values(), ids=SAYS_NO)
+def test_kubelet_that_says_no_or_could_say_nothing_has_the_grace_that_its_cordon_has(
+    seconds: float, decided: str, faults: list[str], doubt: dict[str, Any]
+) -> None:
+    world = trained_world()
+    world = world.with_node("n2", ready=False, ready_since=world.now, **doubt)
+    world = dataclasses.replace(world, now=world.now + timedelta(seconds=seconds))
+    assert f": {decided}: " in world.plan().trail[-1]
+    assert [f.cause for f in world.settled().job.status.faults] == faults
 
 
 def test_spare_that_was_told_to_end_waits_for_the_failure_that_ended_it() -> None:
@@ -146,17 +167,18 @@ def test_lost_spare_is_replaced_and_its_fault_closed_at_once() -> None:
 
 
 def test_member_without_spare_or_free_node_shrinks_the_job_in_a_new_attempt() -> None:
-    world = trained_world(job(low=1, high=2, spares=0), [node("n1"), node("n2")]).dead("n2")
-    world = healed(world, resumed=10, step=11)
+    world = trained_world(job(low=1, high=2, spares=0), [node("n1"), node("n2")]).dead("n2").settled()
+    world = healed(world.later(60), resumed=10, step=11)
     assert (world.job.status.attempt, world.job.status.size) == (2, 1)
     assert world.on == {0: "n1"}
 
 
 def test_job_at_its_minimum_without_a_free_node_is_queued_and_returns_by_itself() -> None:
-    world = trained_world(job(spares=0), [node("n1"), node("n2")]).dead("n2").settled().later(5).settled()
+    world = trained_world(job(spares=0), [node("n1"), node("n2")]).dead("n2").settled().later(60).settled()
+    world = world.later(5).settled()
     assert world.job.status.phase is Phase.QUEUED
     assert not world.pods
-    world = world.with_node("n2", ready=True, schedulable=True, ready_since=world.now).settled()
+    world = world.with_node("n2", ready=True, ready_since=world.now).settled()
     assert world.on == {0: "n1", 1: "n2"}
 
 
@@ -170,7 +192,7 @@ def test_pod_deleted_by_somebody_is_a_lost_member() -> None:
 
 def test_followers_are_not_blamed_when_slot_0_falls() -> None:
     world = trained_world().ended(0, 137, reason="Error").ended(1, 1, termination=peer()).settled()
-    assert [(f.cause, f.node) for f in world.job.status.faults] == [("ProcessExit", "n1")]
+    assert [(f.cause, f.node) for f in world.job.status.faults] == [("ProcessKilled", "n1")]
     assert world.job.status.restarts.counted == 0
     assert world.job.status.attempt == 2
 
@@ -196,13 +218,6 @@ def test_pod_that_never_lets_go_of_its_node_holds_the_job_for_a_minute_only() ->
     stuck = dataclasses.replace(world, now=after(60)).settled()
     assert stuck.job.status.size == 0
     assert dataclasses.replace(stuck, now=after(90)).settled().on == {0: "n1"}
-
-
-@pytest.mark.parametrize("reason", ["OOMKilled", "Evicted", "UnexpectedAdmissionError"])
-def test_kubelets_reason_is_the_cause_and_is_not_counted(reason: str) -> None:
-    world = trained_world().ended(1, 137, reason=reason).settled()
-    assert [f.cause for f in world.job.status.faults] == [reason]
-    assert (world.job.status.restarts.counted, world.job.status.restarts.infrastructure) == (0, 1)
 
 
 def test_restart_in_place_is_recorded_once_without_a_cordon() -> None:
@@ -240,6 +255,17 @@ def test_member_that_trained_after_a_restart_did_not_cause_it() -> None:
     assert [(f.cause, f.node) for f in world.job.status.faults] == [("ProcessRestart", ""), ("ProcessExit", "n2")]
 
 
+@pytest.mark.parametrize(("seconds", "causes"), [(40, ["NodeNotReady"]), (90, ["ProcessRestart", "NodeNotReady"])])
+def test_operator_that_started_after_a_loss_goes_by_the_clock(seconds: float, causes: list[str]) -> None:
+    """It never heard of the last step of the member that is gone, which would tell a loss from a restart before it."""
+    world = trained_world(step=12).later(30).restarted(11, resumed=10).settled().later(5).trained(14).settled()
+    lost = next(p.name for p in world.pods if p.node == "n2")
+    world = world.later(seconds - 5).trained(30).dead("n2")
+    progress = {name: said for name, said in world.progress.items() if name != lost}
+    world = dataclasses.replace(world, progress=progress).settled()
+    assert [f.cause for f in world.job.status.faults] == causes
+
+
 def test_world_that_formed_before_its_member_was_called_dead_closes_the_fault_though_it_is_seen_later() -> None:
     world = trained_world(step=12).later(20)
     names = {p.slot: p.name for p in world.pods}
@@ -255,6 +281,37 @@ def test_world_that_formed_before_its_member_was_called_dead_closes_the_fault_th
     assert fault.times.closed == moment(step)
     assert fault.times.resume is not None
     assert fault.steps_lost == 2
+
+
+# Seconds from the start of the processes to the moment at which their node was called dead, the slots that the new
+# operator hears of, and whether they are those that train without the dead member.
+HEARD = {
+    "formed just before": (0.5, (0, 2), True),
+    "the control: older than any loss of that node": (70.0, (0, 2), False),
+    "the control: not all of them yet": (0.5, (0,), False),
+}
+
+
+@pytest.mark.parametrize(("before", "slots", "expected"), HEARD.values(), ids=HEARD)
+def test_operator_that_started_after_a_node_died_knows_those_that_formed_without_it(
+    before: float, slots: tuple[int, ...], expected: bool
+) -> None:
+    world = trained_world(step=12).later(100)
+    names = {p.slot: p.name for p in world.pods}
+    old = world.progress[names[0]]
+    world = dataclasses.replace(world, progress={}).dead("n2").settled().faulty("n2", "NodeNotReady").settled()
+    (fault,) = world.job.status.faults
+    assert (fault.times.closed, fault.times.last_step, fault.times.signal) == (None, None, after(109))
+    started = after(109).timestamp() - before
+    fresh = dataclasses.replace(
+        old, incarnation=1, started_time=started, first_step_time=started + 5, started_step=10, step=11,
+        step_time=started + 5,
+    )  # fmt: skip
+    heard = {names[slot]: dataclasses.replace(fresh, rank=slot) for slot in slots}
+    (fault,) = dataclasses.replace(world.later(1), progress=heard).settled().job.status.faults
+    assert fault.times.closed == (moment(started + 5) if expected else None)
+    assert fault.times.signal == (moment(started) if expected else after(109))
+    assert min(fault.seconds.values()) >= 0
 
 
 def test_same_failure_at_the_same_step_twice_fails_the_job_with_its_traceback() -> None:
@@ -382,6 +439,30 @@ def test_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
     world = trained_world().dead("n2")
     world = dataclasses.replace(world, job=world.job.model_copy(update={"deleting": True}))
     assert world.plan().actions == ()
+
+
+def test_a_finished_job_is_deleted_when_its_time_is_over() -> None:
+    world = trained_world(job(ttlSecondsAfterFinished=60)).saved(STEPS).settled().later(59)
+    assert not world.settled().job.deleting
+    assert world.plan().requeue_seconds == 1
+    assert world.later(1).settled().job.deleting
+
+
+@pytest.mark.parametrize("spec", [{}, {"ttlSecondsAfterFinished": 10**7}], ids=["no time to live", "a long one"])
+def test_a_finished_job_stays(spec: dict[str, Any]) -> None:
+    assert not trained_world(job(**spec)).saved(STEPS).settled().later(10**6).settled().job.deleting
+
+
+def test_a_time_to_live_that_is_edited_counts_from_the_end() -> None:
+    world = trained_world().saved(STEPS).settled().later(100).settled()
+    assert world.edited(ttl_seconds_after_finished=50).settled().job.deleting
+
+
+def test_a_job_of_another_controller_is_left_alone() -> None:
+    world = World(job(managedBy="example.com/other"), four_nodes())
+    step = world.plan()
+    assert (step.actions, step.status, step.requeue_seconds) == ((), world.job.status, None)
+    assert step.trail == ("the job is managed by example.com/other",)
 
 
 def test_standstill_of_a_whole_attempt_starts_a_new_one() -> None:

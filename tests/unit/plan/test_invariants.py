@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections import Counter
+from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.plan import plan
 from internlm2_operator.plan.actions import CreatePod
-from internlm2_operator.plan.snapshot import CheckpointView
+from internlm2_operator.plan.backoff import AT_ONCE
+from internlm2_operator.plan.snapshot import CheckpointView, PodPhase, Refusal
 from tests.examples import few
 from tests.unit.plan.world import STEPS, Event, World, bug, job, node, peer
 
@@ -34,12 +36,49 @@ def _faults(name: str) -> Event:
 
 
 def _heals(name: str) -> Event:
-    return lambda w: w.with_node(name, ready=True, schedulable=True, fault=None, ready_since=w.now)
+    return lambda w: w.back(name)
 
 
 def _ends(slot: int, code: int) -> Event:
     said = {70: bug(), 1: peer()}.get(code)
     return lambda w: w.ended(slot, code, reason="Error", termination=said) if w.live else w
+
+
+def _is_killed_for_memory(slot: int) -> Event:
+    return lambda w: w.ended(slot, 137, reason="OOMKilled") if w.live else w
+
+
+def _cannot_start(slot: int, reason: str) -> Event:
+    def event(world: World) -> World:
+        waiting = {p.slot for p in world.live if p.phase is PodPhase.PENDING}
+        return world.with_pods(slot, waiting=reason) if slot in waiting else world
+
+    return event
+
+
+def _is_taken_away(slot: int, disruption: str, late: float) -> Event:
+    """Somebody deletes a pod; `late` seconds after its grace a finalizer still holds it."""
+
+    def event(world: World) -> World:
+        gone_by = world.now - timedelta(seconds=late)
+        live = {p.slot for p in world.live}
+        if slot not in live:
+            return world
+        return world.with_pods(slot, deleting=True, grace=30, gone_by=gone_by, disruption=disruption)
+
+    return event
+
+
+def _is_refused(message: str) -> Event:
+    return lambda w: dataclasses.replace(w, refused=Refusal(w.job.status.attempt, w.now, message))
+
+
+def _edits() -> Event:
+    def event(world: World) -> World:
+        generation = world.job.generation + 1
+        return dataclasses.replace(world, job=world.job.model_copy(update={"generation": generation}))
+
+    return event
 
 
 def _vanishes(slot: int) -> Event:
@@ -64,8 +103,18 @@ events = st.one_of(
     st.builds(_dies, names),
     st.builds(_faults, names),
     st.builds(_heals, names),
-    st.builds(_ends, slots, st.sampled_from([0, 1, 65, 70, 75, 137])),
+    st.builds(_ends, slots, st.sampled_from([0, 1, 64, 65, 70, 75, 77, 137])),
     st.builds(_vanishes, slots),
+    st.builds(_is_killed_for_memory, slots),
+    st.builds(_cannot_start, slots, st.sampled_from(["ErrImagePull", "ContainerCreating", "CreateContainerError"])),
+    st.builds(
+        _is_taken_away,
+        slots,
+        st.sampled_from(["", "EvictionByEvictionAPI", "PreemptionByScheduler"]),
+        st.sampled_from([-30.0, 31.0]),
+    ),
+    st.builds(_is_refused, st.sampled_from(["exceeded quota: few", "violates PodSecurity"])),
+    st.builds(_edits),
     st.builds(_suspends, st.booleans()),
     st.builds(
         _stores,
@@ -117,8 +166,8 @@ def test_plan_is_blind_to_the_order_of_pods_nodes_and_progress(
         mixed = dataclasses.replace(
             seen,
             pods=tuple(chance.sample(seen.pods, len(seen.pods))),
-            nodes=tuple(chance.sample(seen.nodes, len(seen.nodes))),
-            progress=tuple(chance.sample(seen.progress, len(seen.progress))),
+            nodes=dict(chance.sample(list(seen.nodes.items()), len(seen.nodes))),
+            progress=dict(chance.sample(list(seen.progress.items()), len(seen.progress))),
         )
         assert plan(mixed, world.now) == plan(seen, world.now)
 
@@ -128,7 +177,8 @@ def test_plan_is_blind_to_the_order_of_pods_nodes_and_progress(
 def test_pods_are_only_made_on_healthy_free_nodes_one_pod_a_node(made: InternLM2Job, story: list[Event]) -> None:
     for world in told(made, story):
         for _ in range(6):
-            free = {n.name: n for n in world.snapshot().nodes if n.ready and n.schedulable and n.fault is None}
+            nodes = world.snapshot().nodes
+            free = {n.name: n for n in nodes.values() if n.ready and not n.unschedulable and n.fault is None}
             step = world.plan()
             chosen = [a.node for a in step.actions if isinstance(a, CreatePod)]
             assert len(chosen) == len(set(chosen))
@@ -148,3 +198,17 @@ def test_operator_that_dies_between_actions_and_status_changes_nothing(
         whole, again = world.settled(), torn.settled()
         assert {(p.name, p.node) for p in again.live} == {(p.name, p.node) for p in whole.live}
         assert again.job.status.attempt == whole.job.status.attempt
+
+
+@fewer
+@given(jobs, stories)
+def test_failures_of_nobody_are_never_counted_and_what_fails_for_ever_is_slowed_down(
+    made: InternLM2Job, story: list[Event]
+) -> None:
+    """After any story, members that are killed as soon as they run get at most one new set in four seconds."""
+    world = told(made, story)[-1].settled()
+    counted, attempt = world.job.status.restarts.counted, world.job.status.attempt
+    for _ in range(120):
+        world = world.later(0.5).ended(0, 137, reason="Error").settled()
+    assert world.job.status.restarts.counted <= counted + 1  # a failure of the user's that was already there
+    assert world.job.status.attempt - attempt <= AT_ONCE + 15

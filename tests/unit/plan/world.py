@@ -14,9 +14,10 @@ from internlm2_operator.api.job import InternLM2Job
 from internlm2_operator.health.node import FaultNote, NodeRecord
 from internlm2_operator.manifests.pod import pod_name
 from internlm2_operator.plan import plan
-from internlm2_operator.plan.actions import Action, CreatePod, DeletePod, Plan
-from internlm2_operator.plan.snapshot import CheckpointView, PodPhase, PodRecord, Snapshot
-from internlm2_spec.contract import FailureClass, Progress, Termination, TrainPhase
+from internlm2_operator.plan.actions import Action, CreatePod, DeleteJob, DeletePod, Plan, pending
+from internlm2_operator.plan.snapshot import CheckpointView, CheckView, Heard, PodPhase, PodRecord, Refusal, Snapshot
+from internlm2_spec.contract import HANG, FailureClass, Progress, Termination, TrainPhase
+from internlm2_spec.standstill import Cluster
 
 T0 = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GPUS = 2
@@ -57,7 +58,7 @@ def job(
 
 
 def node(name: str, **changes: Any) -> NodeRecord:
-    base = NodeRecord(name=name, ready=True, ready_since=T0 - timedelta(hours=1), schedulable=True, gpus=GPUS)
+    base = NodeRecord(name=name, ready=True, ready_since=T0 - timedelta(hours=1), gpus=GPUS)
     return dataclasses.replace(base, **changes)
 
 
@@ -76,9 +77,14 @@ class World:
     now: datetime = T0
     pods: tuple[PodRecord, ...] = ()
     progress: Mapping[str, Progress] = dataclasses.field(default_factory=dict)
+    heard: Mapping[str, Heard] | None = None
     checkpoint: CheckpointView | None = dataclasses.field(default_factory=CheckpointView)
     missing: tuple[str, ...] = ()
     written: datetime | None = None
+    refused: Refusal | None = None
+    hold: float = 0.0
+    waiting_jobs: int = 0
+    checks: CheckView | None = None
     made: int = 0  # pods so far, for uids
     events: tuple[str, ...] = ()
 
@@ -91,11 +97,16 @@ class World:
         return Snapshot(
             job=self.job,
             pods=self.pods,
-            nodes=tuple(dataclasses.replace(n, used=n.used + held[n.name]) for n in self.nodes),
+            nodes={n.name: dataclasses.replace(n, used=n.used + held[n.name]) for n in self.nodes},
             checkpoint=self.checkpoint,
-            progress=tuple(self.progress.items()),
+            progress=self.progress,
+            heard=self.heard,
             missing=self.missing,
             status_written=self.written,
+            refused=self.refused,
+            hold=self.hold,
+            waiting_jobs=self.waiting_jobs,
+            checks=self.checks,
         )
 
     def plan(self) -> Plan:
@@ -133,6 +144,8 @@ class World:
                     if not (force and p.name == name and p.uid == uid)
                 )
                 return dataclasses.replace(self, pods=kept)
+            case DeleteJob():
+                return dataclasses.replace(self, job=self.job.model_copy(update={"deleting": True}))
             case _:
                 return dataclasses.replace(self, events=(*self.events, type(action).__name__))
 
@@ -140,20 +153,7 @@ class World:
         name = pod_name(self.job, action)
         if any(p.name == name for p in self.pods):  # 409 AlreadyExists is fine
             return self
-        created = PodRecord(
-            name=name,
-            namespace=self.job.namespace,
-            job=self.job.name,
-            uid=f"uid-{self.made}",
-            stage=action.stage,
-            attempt=action.attempt,
-            slot=action.slot,
-            replacement=action.replacement,
-            node=action.node,
-            phase=PodPhase.PENDING,
-            created=self.now,
-            gpus=GPUS,
-        )
+        created = pending(self.job, action, name=name, uid=f"uid-{self.made}", created=self.now)
         return dataclasses.replace(self, pods=(*self.pods, created), made=self.made + 1)
 
     # What everybody else does
@@ -209,18 +209,27 @@ class World:
         return dataclasses.replace(self, nodes=nodes)
 
     def dead(self, name: str) -> "World":
-        return self.with_node(name, ready=False, schedulable=False, ready_since=self.now - timedelta(seconds=6))
+        since = self.now - timedelta(seconds=6)
+        return self.with_node(name, ready=False, ready_since=since, says_no=False)
+
+    def back(self, name: str) -> "World":
+        return self.with_node(name, ready=True, unschedulable=False, fault=None, ready_since=self.now)
 
     def faulty(self, name: str, cause: str = "Xid79") -> "World":
-        return self.with_node(name, schedulable=False, fault=note(cause, self.now))
+        return self.with_node(name, unschedulable=True, fault=note(cause, self.now))
 
-    def ended(self, slot: int, code: int, **changes: Any) -> "World":
+    def ended(self, slot: int, code: int | None, **changes: Any) -> "World":
         """Let the pod of a slot end by itself."""
         phase = PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED
         pods = tuple(
             dataclasses.replace(p, phase=phase, exit_code=code, finished=self.now, **changes) if p.slot == slot else p
             for p in self.pods
         )
+        return dataclasses.replace(self, pods=pods)
+
+    def with_pods(self, slot: int | None = None, **changes: Any) -> "World":
+        """Change the pod of a slot, or all of them."""
+        pods = tuple(dataclasses.replace(p, **changes) if slot in (None, p.slot) else p for p in self.pods)
         return dataclasses.replace(self, pods=pods)
 
     def saved(self, step: int) -> "World":
@@ -270,6 +279,12 @@ def bug(step: int | None = 7, traceback: str = "ValueError: no") -> Termination:
 
 def peer() -> Termination:
     return Termination(failure=FailureClass.PEER, reason="RendezvousConnectionError", exit_code=1)
+
+
+def hang(*stood: Cluster) -> Termination:
+    """Return the word of a pod whose ranks found that nothing went on: a follower's where all of them wait."""
+    failure = FailureClass.PEER if all(cluster.waits for cluster in stood) else FailureClass.INFRASTRUCTURE
+    return Termination(failure, HANG, 77, "no progress", stood=stood)
 
 
 def four_nodes() -> tuple[NodeRecord, ...]:

@@ -32,3 +32,22 @@ def test_names_are_unique_and_found_in_any_case() -> None:
     assert len(set(names)) == len(names)
     assert all(gpus.by_name(name.lower()) is gpu for name, gpu in zip(names, gpus.GPUS, strict=True))
     assert gpus.by_name("K80") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "switched"),
+    [
+        ("NVIDIA A100-SXM4-80GB", True),
+        ("NVIDIA A100-PCIE-40GB", False),
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA H200 NVL", False),
+        ("NVIDIA GeForce RTX 4090", False),
+    ],
+)
+def test_a_card_of_its_own_has_no_switch(device: str, switched: bool) -> None:
+    assert gpus.has_switch(device) is switched
+
+
+def test_what_was_measured_is_less_than_what_is_published() -> None:
+    published = {gpu.name: gpu.flops for gpu in gpus.GPUS}
+    assert all(0.7 < gpus.MATMUL[name] / published[name] < 0.9 for name in gpus.MATMUL)

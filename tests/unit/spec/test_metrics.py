@@ -5,7 +5,21 @@ from collections import Counter
 
 import pytest
 
-from internlm2_spec.metrics import CAUSES, OPERATOR, OPERATOR_PREFIX, PARTS, TRAIN_PREFIX, TRAINER, Cause, Metric, Part
+from internlm2_spec.metrics import (
+    AGENT,
+    CAUSES,
+    OPERATOR,
+    OPERATOR_PREFIX,
+    PARTS,
+    SCRAPE_LABELS,
+    SPENT_ON,
+    TRAIN_PREFIX,
+    TRAINER,
+    Cause,
+    Metric,
+    Part,
+    SpentOn,
+)
 
 SUFFIX = {"seconds": "_seconds", "bytes": "_bytes", "ratio": "_ratio", "tokens per second": "_per_second", "": ""}
 OTHER_UNITS = re.compile(r"(milliseconds|_ms|minutes|hours|_kb|_mb|_gb|kilobytes|percent)(_|$)")
@@ -27,10 +41,14 @@ def wrong(metric: Metric) -> str | None:
         return "help"
     if any(not re.fullmatch(r"[a-z][a-z_]*", label) or label in ("le", "quantile") for label in metric.labels):
         return "labels"
+    # Pods of the operator are of no job.
+    may = {"training_job"} if metric.name.startswith(OPERATOR_PREFIX) else set()
+    if set(metric.labels) & (set(SCRAPE_LABELS) - may):
+        return "a label of the scrape: Prometheus would rename it"
     return None
 
 
-@pytest.mark.parametrize("metric", [*TRAINER, *OPERATOR], ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*TRAINER, *OPERATOR, *AGENT], ids=lambda metric: metric.name)
 def test_a_metric_keeps_the_rules(metric: Metric) -> None:
     assert wrong(metric) is None
 
@@ -46,6 +64,8 @@ def test_a_metric_keeps_the_rules(metric: Metric) -> None:
         Metric("x_steps_count", "gauge", "", "Steps."),
         Metric("x_steps", "gauge", "", "steps"),
         Metric("x_steps", "gauge", "", "Steps.", ("le",)),
+        Metric("x_steps", "gauge", "", "Steps.", ("node",)),
+        Metric("x_steps", "gauge", "", "Steps.", ("training_job",)),
     ],
 )
 def test_a_metric_that_breaks_a_rule_is_found(metric: Metric) -> None:
@@ -61,3 +81,4 @@ def test_names_are_unique_and_have_the_prefix_of_their_half() -> None:
 def test_every_part_and_cause_has_a_meaning() -> None:
     assert list(PARTS) == list(Part)
     assert list(CAUSES) == list(Cause)
+    assert list(SPENT_ON) == list(SpentOn)

@@ -1,5 +1,6 @@
 """Whether a rank still gets on: how long a step may take, and what is seen when none finishes any more."""
 
+import itertools
 import math
 import os
 import sys
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from internlm2_spec.contract import ExitCode, TrainPhase
+from internlm2_spec.standstill import Cluster
 
 WINDOW: Final = 256  # steps whose times are remembered
 POLL_SECONDS: Final = 1.0
@@ -34,9 +36,6 @@ class Limits:
     # After SIGTERM the pod's grace is running.
     stop_floor_seconds: float = 20.0
     stop_multiple: float = 5.0
-
-
-LIMITS: Final = Limits()
 
 
 def limit(phase: TrainPhase, recent: Sequence[float], limits: Limits, *, stopping: bool) -> float:
@@ -90,8 +89,22 @@ class Hang:
     @property
     def place(self) -> str:
         """Where it stands: the innermost frame of our own."""
-        own = next((frame for frame in self.stack if not frame.module.startswith("torch")), None)
-        return str(own or "an unknown place")
+        return str(self._own or "an unknown place")
+
+    @property
+    def call(self) -> str:
+        """What it waits in: the innermost function of torch.distributed, or else our own that waits."""
+        inside = itertools.takewhile(lambda frame: frame.module.startswith("torch"), self.stack)
+        calls = (frame.function for frame in inside if frame.module.startswith("torch.distributed"))
+        return next(calls, self._own.function if self._own else "")
+
+    @property
+    def _own(self) -> Frame | None:
+        return next((frame for frame in self.stack if not frame.module.startswith("torch")), None)
+
+    def stood(self, rank: int, phase: TrainPhase, *, waits: bool) -> Cluster:
+        """Return where this rank stood as its word to those who compare it with the others'."""
+        return Cluster((rank,), phase, waits, self.place, self.call if waits else "")
 
 
 class Watch:
@@ -106,19 +119,28 @@ class Watch:
     ) -> None:
         self._phase = phase
         self._on_hang = on_hang
-        self._limits = limits or LIMITS
+        self._limits = limits or Limits()
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._seen = phase()
         self._waited = 0.0
         self._stopping = False
+        self._steps = 0
 
     def begin(self) -> None:
         """Watch from a thread of its own."""
         threading.Thread(target=self._run, name="hang", daemon=True).start()
 
     def step_finished(self, seconds: float) -> None:
+        """Note a step. The first of a process may have compiled: it is forgotten as soon as there is another."""
+        if self._steps == 1:
+            self._recent.clear()
+        self._steps += 1
         self._recent.append(seconds)
         self._waited = 0.0
+
+    def limit(self, phase: TrainPhase) -> float:
+        """Return the seconds without progress in a phase after which this process ends itself."""
+        return limit(phase, tuple(self._recent), self._limits, stopping=self._stopping)
 
     def stop_asked(self) -> None:
         """From now on the limits are those of a rank that should end."""
@@ -130,7 +152,7 @@ class Watch:
         if (phase := self._phase()) is not self._seen:
             self._seen, self._waited = phase, 0.0
         self._waited += seconds
-        return self._waited > limit(phase, tuple(self._recent), self._limits, stopping=self._stopping)
+        return self._waited > self.limit(phase)
 
     def _run(self) -> None:
         poll = min(POLL_SECONDS, self._limits.stop_floor_seconds / 4, self._limits.floor_seconds / 4)

@@ -1,5 +1,6 @@
 """The training loop of one stage on one rank."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ from internlm2_trainer.loop.reached import Reached
 from internlm2_trainer.loop.stop import StopRequest
 from internlm2_trainer.observe import goodput, process, straggler
 from internlm2_trainer.observe.clock import open_stopwatch, watch_layers
+from internlm2_trainer.observe.link import Link
 from internlm2_trainer.observe.metrics import Metrics
 from internlm2_trainer.observe.output import say
 from internlm2_trainer.observe.stopwatch import Stopwatch
@@ -100,14 +102,22 @@ class Trainer:
     seen_checkpoint: int = -1
     reached: Reached = field(default_factory=lambda: Reached(None))
     watch: Stopwatch[Any] = field(init=False)
-    own_nanoseconds: int = 0  # what this rank worked by itself in the newest step that is settled
-    work: Tensor | None = None  # the same of all ranks [R] int64
+    ranks_of_node: int = 1
+    own: tuple[int, ...] = (0,) * len(straggler.TOLD)  # what this rank tells of the newest step that is settled
+    work: Tensor | None = None  # the same of all ranks [R, len(TOLD)] int64
+    comparison: straggler.Comparison = field(init=False)
+    link: Link = field(init=False)
+    step_seconds: float = 0.0  # of the newest step that is settled
 
     def __post_init__(self) -> None:
         self.watch = open_stopwatch(self.device)
         watch_layers(self.watch, [layer for part in self.model.parts.values() for layer in part.model.layers.values()])
+        world, stages = dist.get_world_size(), self.mesh.degrees.pipeline
+        groups = [rank * stages // world for rank in range(world)]
+        self.comparison = straggler.Comparison(groups, ranks_of_node=self.ranks_of_node)
+        self.link = Link(self.device, ranks_of_node=self.ranks_of_node)
         precision = memory.CUDA if self.device.type == "cuda" else memory.CPU
-        self.metrics.set(estimated_bytes=memory.of_stage(self.stage, dist.get_world_size(), precision).total)
+        self.metrics.set(estimated_bytes=memory.of_stage(self.stage, world, precision).total)
 
     def run(self, step: int) -> ExitCode:
         """Train from `step` to the stage's end, or to the step at which some rank was asked to stop.
@@ -164,8 +174,14 @@ class Trainer:
 
     def _compare(self) -> None:
         """Note how long each rank worked in the step before the last: it was sent with the labels of this one."""
-        if self.work is not None and any(nanoseconds := self.work.tolist()):
-            self.metrics.compared(straggler.spread([each / 1e9 for each in nanoseconds]))
+        if self.work is None or not any(map(any, nanoseconds := self.work.tolist())):
+            return
+        before = self.comparison.slow
+        work = straggler.spread([(data + compute) / 1e9 for data, compute, _ in nanoseconds])
+        parts, slow = self.comparison.note(nanoseconds, self.step_seconds), self.comparison.slow
+        self.metrics.compared(work, parts, slow)
+        if dist.get_rank() == 0 and (slow and slow.who) != (before and before.who):
+            say(event="straggler", **(dataclasses.asdict(slow) if slow else {"rank": None}), time=time.time())
 
     def _end_steps(self) -> None:
         self.watch.end()
@@ -176,7 +192,7 @@ class Trainer:
     def _settle(self) -> None:
         if window := self.watch.settle():
             self.metrics.split(window)
-            self.own_nanoseconds = round(window.own_seconds * 1e9)
+            self.own, self.step_seconds = straggler.told(window), window.seconds
 
     def forward_backward(self, batches: list[Samples]) -> Tensor:
         """Accumulate gradients of the mean loss over the labels of all ranks; return this rank's share of it."""
@@ -194,13 +210,14 @@ class Trainer:
         counts = torch.stack(
             [torch.stack(((one.labels != IGNORED_LABEL).sum(), (2 * one.positions + 1).sum())) for one in batches]
         )
-        own = torch.zeros(dist.get_world_size(), dtype=torch.int64)
-        own[dist.get_rank()] = self.own_nanoseconds
-        counts = torch.cat((counts.sum(0), own)).to(self.device)
+        own = torch.zeros(dist.get_world_size(), len(straggler.TOLD), dtype=torch.int64)
+        own[dist.get_rank()] = torch.tensor(self.own)
+        counts = torch.cat((counts.sum(0), own.flatten())).to(self.device)
         self.watch.enter(Part.COMMUNICATION)
         dist.all_reduce(counts)
+        self.link.probe(self.watch)
         self.watch.enter(Part.FORWARD_BACKWARD)
-        counts, self.work = counts[:2], counts[2:]
+        counts, self.work = counts[:2], counts[2:].view_as(own)
         # Every rank of a tensor group and of a pipeline counted the same tokens.
         labels, squares = counts // (self.mesh.degrees.tensor * self.mesh.degrees.pipeline)
         # A document's odd numbers add up to its square, of which the causal half counts.

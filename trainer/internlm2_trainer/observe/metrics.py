@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from internlm2_spec import metrics as catalogue
 from internlm2_spec.contract import Progress, TrainPhase
 from internlm2_spec.metrics import Cause, Part
+from internlm2_spec.straggler import Slow, Slowness
 from internlm2_trainer.observe.goodput import Ledger
 from internlm2_trainer.observe.stopwatch import Window
 from internlm2_trainer.observe.straggler import Spread
@@ -45,8 +46,14 @@ class Metrics:
             self._counters["step_part_seconds_total"].labels(part)
         for cause in Cause:
             self._counters["seconds_total"].labels(cause)
+        self.limit: Callable[[TrainPhase], float] | None = None  # seconds without progress that a phase may have
         self._server: ThreadingHTTPServer | None = None
         self._show(progress.phase)
+
+    def said(self) -> Progress:
+        """Return what `/progress` says now."""
+        now = self.progress
+        return dataclasses.replace(now, limit_seconds=self.limit(now.phase)) if self.limit else now
 
     def enter(self, phase: TrainPhase) -> None:
         """Begin a phase; the time in the last one is booked."""
@@ -91,11 +98,17 @@ class Metrics:
         for part, seconds in window.parts.items():
             self._counters["step_part_seconds_total"].labels(part).inc(seconds)
 
-    def compared(self, spread: Spread) -> None:
-        """Note how long the ranks worked in a step."""
-        self.set(slowest_rank=spread.slowest_rank)
-        for statistic, seconds in (("min", spread.least), ("median", spread.median), ("max", spread.greatest)):
+    def compared(self, work: Spread, parts: Mapping[Slowness, Spread], slow: Slow | None) -> None:
+        """Note how long the ranks worked in a step, in all and by what they did, and who has been slow for long."""
+        self.set(slowest_rank=work.slowest_rank, straggler_rank=slow.rank if slow else -1)
+        for statistic, seconds in _statistics(work):
             self._gauges["rank_work_seconds"].labels(statistic).set(seconds)
+        for what, spread in parts.items():
+            for statistic, seconds in _statistics(spread):
+                self._gauges["rank_part_seconds"].labels(what, statistic).set(seconds)
+        for what in Slowness:
+            self._gauges["straggler_seconds"].labels(what).set(slow.seconds if slow and slow.what is what else 0.0)
+        self.progress = dataclasses.replace(self.progress, slow=slow)
 
     def skipped(self) -> None:
         self._counters["skipped_steps_total"].inc()
@@ -129,6 +142,10 @@ class Metrics:
             self._server.server_close()
 
 
+def _statistics(spread: Spread) -> tuple[tuple[str, float], ...]:
+    return ("min", spread.least), ("median", spread.median), ("max", spread.greatest)
+
+
 def _register(registry: CollectorRegistry) -> tuple[dict[str, Gauge], dict[str, Counter]]:
     """Make every metric of the catalogue; keys are their names without the prefix."""
     gauges, counters = {}, {}
@@ -145,7 +162,7 @@ def _handler(metrics: Metrics) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/progress":
-                self._reply("application/json", metrics.progress.to_json().encode())
+                self._reply("application/json", metrics.said().to_json().encode())
             elif self.path == "/metrics":
                 self._reply(CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
             else:

@@ -26,10 +26,12 @@ class Window:
     """A step from its start to the start of the next; the parts add up to its wall time.
 
     `own_seconds` is what the rank worked without waiting for any other: its data, and its layers' first forward pass.
+    `link_seconds` is how long the message of the rank before it took, 0 where none was sent.
     """
 
     parts: dict[Part, float]
     own_seconds: float
+    link_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -43,7 +45,8 @@ class Stopwatch(Generic[M]):
         self._clock = clock
         self._marks: list[tuple[Part, M]] = []
         self._layers: dict[int, list[M]] = {}
-        self._past: tuple[list[tuple[Part, M]], dict[int, list[M]]] | None = None
+        self._link: list[M] = []
+        self._past: tuple[list[tuple[Part, M]], dict[int, list[M]], list[M]] | None = None
 
     def begin(self) -> None:
         """Begin a step, and with it end the one before."""
@@ -57,8 +60,8 @@ class Stopwatch(Generic[M]):
 
     def _end(self, now: M) -> None:
         if self._marks:
-            self._past = [*self._marks, (Part.OTHER, now)], self._layers
-        self._marks, self._layers = [], {}
+            self._past = [*self._marks, (Part.OTHER, now)], self._layers, self._link
+        self._marks, self._layers, self._link = [], {}, []
 
     def enter(self, part: Part) -> None:
         """Say what the rank does from now on; outside of a step nothing is kept."""
@@ -71,14 +74,19 @@ class Stopwatch(Generic[M]):
         if self._marks and len(marks) < 2:
             marks.append(self._clock.mark())
 
+    def link(self) -> None:
+        """Mark the start, then the end, of a message from the rank before this one."""
+        if self._marks:
+            self._link.append(self._clock.mark())
+
     def settle(self) -> Window | None:
         """Return the newest step that has ended, once; None where there is none. All its marks must be past."""
         if self._past is None:
             return None
-        (marks, layers), self._past = self._past, None
+        (marks, layers, link), self._past = self._past, None
         parts = self._split(marks)
         passes = sum(self._clock.seconds(*pair) for pair in layers.values() if len(pair) == 2)
-        return Window(parts, parts[Part.DATA] + passes)
+        return Window(parts, parts[Part.DATA] + passes, self._clock.seconds(*link) if len(link) == 2 else 0.0)
 
     def _split(self, marks: Sequence[tuple[Part, M]]) -> dict[Part, float]:
         parts = dict.fromkeys(Part, 0.0)

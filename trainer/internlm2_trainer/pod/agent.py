@@ -86,7 +86,7 @@ def _end(options: argparse.Namespace) -> Termination:
             return _run(options, server, Path(folder), memory, stop)
     except StopRequested:
         return Termination(FailureClass.STOPPED, "StoppedBeforeStart", ExitCode.STOPPED)
-    except Refused as error:
+    except (Refused, forks.ServerLost) as error:
         return ending.explain(error)
 
 

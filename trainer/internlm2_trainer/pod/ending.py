@@ -1,5 +1,6 @@
 """How a process ends: an exception becomes a class of blame, an exit code and one JSON object."""
 
+import faulthandler
 import os
 import tempfile
 import time
@@ -17,9 +18,11 @@ from internlm2_spec.contract import (
     FailureClass,
     Termination,
 )
+from internlm2_spec.standstill import Cluster, bounded
 
 INFRASTRUCTURE_EXIT_CODE: Final = 1
-HANG: Final = "Hang"  # the reason of a rank that ended itself because nothing went on
+# Of the stacks of a crash, whose innermost frames come first; they share the limit of a termination message.
+_MAX_STACKS: Final = 2000
 
 # Texts of a lost peer, where torch raises a plain RuntimeError (gloo) or its own kinds (stores, NCCL).
 _PEER_TEXTS: Final = ("gloo", "connection closed by peer", "connection reset", "broken pipe", "nccl")
@@ -52,7 +55,7 @@ def _classify(error: BaseException) -> tuple[FailureClass, str, int]:
         return FailureClass.STOPPED, name, ExitCode.STOPPED
     if out_of_memory(error):
         return FailureClass.USER, "OutOfMemory", ExitCode.CONFIG
-    if name == "StoreUnavailable" or any(part in text for part in _DEVICE_TEXTS):
+    if name in ("StoreUnavailable", "ServerLost") or any(part in text for part in _DEVICE_TEXTS):
         return FailureClass.INFRASTRUCTURE, name, INFRASTRUCTURE_EXIT_CODE
     if name in _PEER_TYPES or (type(error) is RuntimeError and any(part in text for part in _PEER_TEXTS)):
         return FailureClass.PEER, "PeerLost", INFRASTRUCTURE_EXIT_CODE
@@ -66,7 +69,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def record(ending: Termination) -> None:
-    """Leave the ending of a rank for its agent, or, without one, in the termination log."""
+    """Leave the ending of a rank for its agent, or, without one, in the termination log, with the time it is now."""
+    ending = replace(ending, time=time.time())
     folder = os.environ.get(ENV_RUN_DIR)
     if folder is None:
         write_termination_log(ending)
@@ -84,6 +88,23 @@ def collect(folder: Path) -> list[tuple[int, Termination]]:
     return endings
 
 
+def leave_stacks() -> None:
+    """Let this rank leave its stacks for its agent if it crashes in C, where no exception can leave a word."""
+    if folder := os.environ.get(ENV_RUN_DIR):
+        # Never closed: the handler of the signal writes into it.
+        faulthandler.enable(os.open(_stacks(Path(folder), os.getpid()), os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
+
+
+def stacks(folder: Path, pid: int) -> str:
+    """Return the stacks that a crashed rank left, the innermost frames first, empty for one that left none."""
+    path = _stacks(folder, pid)
+    return path.read_text(errors="replace")[:_MAX_STACKS] if path.exists() else ""
+
+
+def _stacks(folder: Path, pid: int) -> Path:
+    return folder / f"{pid}.stacks"
+
+
 def blame(endings: list[Termination]) -> Termination:
     """Return the one ending that explains the others: the first that is more than the loss of a peer.
 
@@ -92,6 +113,17 @@ def blame(endings: list[Termination]) -> Termination:
     first = next((e for e in endings if e.failure is not FailureClass.PEER), endings[0])
     failed = first.failure in (FailureClass.USER, FailureClass.INFRASTRUCTURE)
     return replace(first, first_failing_rank=first.rank if failed else None)
+
+
+def stood(endings: list[Termination]) -> tuple[Cluster, ...]:
+    """Return where the ranks of this node stood when nothing went on; a rank that lost its peers over it waited.
+
+    A rank may leave two words, its place and then the loss of a peer that ended before it did: its place says more.
+    """
+    said = [cluster for end in endings for cluster in end.stood]
+    spoke = {rank for cluster in said for rank in cluster.ranks}
+    lost = {end.rank for end in endings if end.failure is FailureClass.PEER and end.rank is not None}
+    return bounded([*said, *(Cluster((rank,), waits=True) for rank in sorted(lost - spoke))])
 
 
 def write_termination_log(ending: Termination) -> None:

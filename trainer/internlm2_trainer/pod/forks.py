@@ -27,6 +27,13 @@ _NUMBER: Final = struct.Struct("!i")
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
+class ServerLost(ConnectionError):
+    """The server was killed; it cannot be forked again, for the agent has threads by now."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that ranks are forked from was killed, maybe for lack of memory")
+
+
 class Process:
     """A process that the server forked."""
 
@@ -73,17 +80,20 @@ class Server:
         """Start a process that calls the server's `run` with these.
 
         Raises:
-            ConnectionError: the server is gone.
+            ServerLost: it was killed.
         """
         request = json.dumps([environment, arguments]).encode() + b"\n"
         with contextlib.ExitStack() as opened:
             ours, theirs = socket.socketpair()
             opened.callback(ours.close)
             with theirs:
-                sent = socket.send_fds(self._connection, [request], [theirs.fileno()])
-                self._connection.sendall(request[sent:])
+                try:
+                    sent = socket.send_fds(self._connection, [request], [theirs.fileno()])
+                    self._connection.sendall(request[sent:])
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    raise ServerLost from error
             if not (told := ours.recv(_NUMBER.size)):
-                raise ConnectionError("the server that forks ranks is gone")
+                raise ServerLost
             opened.pop_all()
         (pid,) = _NUMBER.unpack(told)
         return Process(pid, ours)

@@ -21,14 +21,17 @@ from torch.distributed.elastic.agent.server.api import (
 from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
 
 from internlm2_spec.contract import (
+    ENV_ENDED,
     ENV_INCARNATION,
     ENV_MEMORY_DIR,
     ENV_RUN_DIR,
     FINAL_EXIT_CODES,
+    HANG,
     ExitCode,
     FailureClass,
     Termination,
 )
+from internlm2_spec.standstill import Cluster
 from internlm2_trainer.observe.output import say
 from internlm2_trainer.pod import ending, forks
 from internlm2_trainer.pod.interrupt import StopRequested
@@ -67,6 +70,7 @@ class Node(SimpleElasticAgent):
         self.shutdown_seconds = shutdown_seconds
         self.processes: list[forks.Process] = []
         self.incarnation = 0
+        self.fell: Termination | None = None  # how the ranks before the next ones ended
         self.peer_restarts = PEER_RESTARTS_PER_RESTART * (max_restarts + 1)
         self.end = _STOPPED
 
@@ -103,6 +107,8 @@ class Node(SimpleElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         ending.collect(self.folder)  # what ranks left that were stopped is no news
         self.processes = []
+        told = {ENV_ENDED: replace(self.fell, traceback="").to_json()} if self.fell else {}
+        self.fell = None
         for worker in worker_group.workers:
             environment = {
                 "RANK": str(worker.global_rank),
@@ -113,7 +119,7 @@ class Node(SimpleElasticAgent):
                 "MASTER_PORT": str(worker_group.master_port),
                 ENV_INCARNATION: str(self.incarnation),
             }
-            self.processes.append(self.server.fork(self.folders | environment, self.verb))
+            self.processes.append(self.server.fork(self.folders | told | environment, self.verb))
         say(
             event="ranks-started",
             ranks=[worker.global_rank for worker in worker_group.workers],
@@ -131,10 +137,10 @@ class Node(SimpleElasticAgent):
             return RunResult(WorkerState.SUCCEEDED, return_values={w.global_rank: None for w in worker_group.workers})
         if not any(codes):
             return RunResult(WorkerState.HEALTHY)
-        self.end = self._settle()
+        self.end = self.fell = self._settle()
         if self.end.exit_code in FINAL_EXIT_CODES:
             self._remaining_restarts = 0
-        elif self.end.failure is FailureClass.PEER and self.end.reason != ending.HANG and self.peer_restarts > 0:
+        elif self.end.failure is FailureClass.PEER and self.end.reason != HANG and self.peer_restarts > 0:
             self.peer_restarts -= 1
             self._remaining_restarts += 1  # which the caller takes away again
         say(
@@ -152,17 +158,25 @@ class Node(SimpleElasticAgent):
         known = {pid for pid, _ in explained}
         ends = [end for _, end in explained]
         silent = [
-            _silent(rank, process.exitcode) for rank, process in named if process.exitcode and process.pid not in known
+            _silent(rank, process.exitcode, ending.stacks(self.folder, process.pid))
+            for rank, process in named
+            if process.exitcode and process.pid not in known
         ]
-        stuck = self._stuck(named) if any(end.reason == ending.HANG for end in ends) else []
+        stuck = self._stuck(named) if any(end.reason == HANG for end in ends) else []
         self.kill()
         # A rank whose libraries abort it because of another's end comes after one that says what it died of.
         killed = [end for end in silent if end.reason != ABORTED]
         aborted = [end for end in silent if end.reason == ABORTED]
-        end = ending.blame([*killed, *ends, *aborted, *stuck] or [_STOPPED])
+        all_ends = [*killed, *ends, *aborted, *stuck]
+        end = ending.blame(all_ends or [_STOPPED])
+        if end.failure is FailureClass.PEER and end.reason != HANG:
+            return replace(end, stood=ending.stood(all_ends))  # the others may say that it was a hang
+        if end.reason != HANG:
+            return end
         alone = len(ranks) == self._worker_group.workers[0].world_size
         # All wait, and nobody elsewhere is waited for: then it is the network, or the collective itself.
-        return replace(end, failure=FailureClass.INFRASTRUCTURE) if end.reason == ending.HANG and alone else end
+        failure = FailureClass.INFRASTRUCTURE if alone else end.failure
+        return replace(end, failure=failure, stood=ending.stood(all_ends))
 
     def _stuck(self, ranks: list[tuple[int, forks.Process]]) -> list[Termination]:
         """Explain the ranks that still run after others found that nothing goes on, and let them show their stacks."""
@@ -173,8 +187,9 @@ class Node(SimpleElasticAgent):
         _wait([process for _, process in running], STACKS_SECONDS)
         return [
             Termination(
-                FailureClass.INFRASTRUCTURE, ending.HANG, ExitCode.HANG,
+                FailureClass.INFRASTRUCTURE, HANG, ExitCode.HANG,
                 f"rank {rank} left no word while others found that nothing goes on: it is stopped, or stuck in C", rank,
+                stood=(Cluster((rank,)),),
             )
             for rank, _ in running
         ]  # fmt: skip
@@ -227,6 +242,7 @@ def run_rank(environment: dict[str, str], verb: list[str]) -> NoReturn:
     from internlm2_trainer.__main__ import main
 
     os.environ.update(environment)
+    ending.leave_stacks()
     sys.argv[1:] = verb
     _name_process(f"rank{environment['RANK']}")
     code = main(verb)
@@ -242,13 +258,16 @@ def _name_process(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
-def _silent(rank: int, exit_code: int) -> Termination:
-    """Explain a rank that left no word: killed, most often."""
+def _silent(rank: int, exit_code: int, stacks: str) -> Termination:
+    """Explain a rank that left no word: killed, most often, or crashed, of which the stacks are shown."""
     how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"code {exit_code}"
     reason = ABORTED if exit_code == -signal.SIGABRT else "RankKilled"
+    if stacks:
+        print(f"rank {rank}: {stacks}", file=sys.stderr, flush=True)
     return Termination(
-        FailureClass.INFRASTRUCTURE, reason, ending.INFRASTRUCTURE_EXIT_CODE, f"rank {rank} ended by {how}", rank
-    )
+        FailureClass.INFRASTRUCTURE, reason, ending.INFRASTRUCTURE_EXIT_CODE, f"rank {rank} ended by {how}", rank,
+        traceback=stacks,
+    )  # fmt: skip
 
 
 def _wait(processes: list[forks.Process], seconds: float) -> None:

@@ -21,10 +21,12 @@ from internlm2_spec import config, layout, memory
 from internlm2_spec.config import Stage
 from internlm2_spec.contract import (
     ENV_ATTEMPT,
+    ENV_ENDED,
     ENV_INCARNATION,
     ENV_MEMORY_DIR,
     ENV_METRICS_PORT,
     FIRST_INCARNATION,
+    HANG,
     METRICS_PORT,
     ExitCode,
     FailureClass,
@@ -41,7 +43,7 @@ from internlm2_trainer.compute.optim import AdamW
 from internlm2_trainer.compute.peak import peak_flops
 from internlm2_trainer.compute.pipeline import open_pipeline
 from internlm2_trainer.data.source import CorpusSource
-from internlm2_trainer.loop.hang import Hang, Watch
+from internlm2_trainer.loop.hang import Hang, Limits, Watch
 from internlm2_trainer.loop.options import Span
 from internlm2_trainer.loop.reached import Reached
 from internlm2_trainer.loop.stop import StopRequest
@@ -122,7 +124,7 @@ def _train(stage: Stage, place: Place, metrics: Metrics, span: Span | None) -> E
     layout.check(stage, place.world)
     if span:
         span.check(after=0, steps=stage.steps)
-    stop = StopRequest(_watched(place, metrics))
+    stop = StopRequest(_watched(stage, place, metrics))
     device = _prepare_device(place.local_rank)
     _serve(metrics, place)
     kv = _join_group(place, device)
@@ -172,7 +174,7 @@ def _assemble(
         stage, mesh, device, source, checkpoints, stop, metrics, place.attempt,
         peak_flops(device, warn=place.rank == 0),
         model, open_pipeline(stage, mesh, model, device), optimizer(model.parameters(), stage.optimizer),
-        reached=Reached.from_environment(),
+        reached=Reached.from_environment(), ranks_of_node=place.local_world,
     )  # fmt: skip
 
 
@@ -234,25 +236,29 @@ def _first_progress(place: Place) -> Progress:
         phase=TrainPhase.INIT, rank=place.rank, world=place.world, attempt=place.attempt,
         incarnation=place.incarnation, started_step=0, step=0, step_time=now, started_time=now,
         first_step_time=None, loss=None, tokens_per_second=None, mfu=None, checkpoint_step=None, checkpoint_time=None,
+        ended=Termination.from_json(os.environ.get(ENV_ENDED, "")),
     )  # fmt: skip
 
 
-def _watched(place: Place, metrics: Metrics) -> Watch:
+def _watched(stage: Stage, place: Place, metrics: Metrics) -> Watch:
     """Return a watch that begins now. SIGUSR1 shows the stacks, too, even of a thread that is stuck in C."""
     faulthandler.register(signal.SIGUSR1)
-    watch = Watch(lambda: metrics.progress.phase, lambda hang: ending.record(_hung(hang, place, metrics.progress.step)))
+    limits = Limits(floor_seconds=stage.hang.floor_seconds, multiple=stage.hang.multiple)
+    watch = Watch(lambda: metrics.progress.phase, lambda hang: ending.record(_hung(hang, place, metrics)), limits)
+    metrics.limit = watch.limit
     watch.begin()
     return watch
 
 
-def _hung(hang: Hang, place: Place, step: int) -> Termination:
+def _hung(hang: Hang, place: Place, metrics: Metrics) -> Termination:
     """Return the last word of a rank that hangs: the loss of a peer where it waits for others, else its own fault."""
-    waiting = hang.waiting and place.world > 1
+    waiting, step = hang.waiting and place.world > 1, metrics.progress.step
     message = (
         f"rank {place.rank} made no progress for {hang.seconds:.0f} s after step {step}; it "
         f"{'waits for other ranks' if waiting else 'is'} in {hang.place}; stacks are on stderr"
     )
     return Termination(
-        FailureClass.PEER if waiting else FailureClass.INFRASTRUCTURE, ending.HANG, ExitCode.HANG, message,
+        FailureClass.PEER if waiting else FailureClass.INFRASTRUCTURE, HANG, ExitCode.HANG, message,
         rank=place.rank, step=step, traceback="\n".join(str(frame) for frame in reversed(hang.stack))[-3000:],
+        stood=(hang.stood(place.rank, metrics.progress.phase, waits=waiting),),
     )  # fmt: skip

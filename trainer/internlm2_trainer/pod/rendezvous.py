@@ -58,7 +58,11 @@ class FixedSize(DynamicRendezvousHandler):
         while time.monotonic() < self.yields_until and not self._met():
             time.sleep(HEARTBEAT_SECONDS)
         self.yields_until = 0.0
-        return super().next_rendezvous()
+        while (met := super().next_rendezvous()).world_size < self.settings.min_nodes:
+            # torch dates heartbeats by wall clocks: one that jumped ahead takes all others for dead, after they met.
+            self.leave()
+            time.sleep(HEARTBEAT_SECONDS)
+        return met
 
     def leave(self) -> None:
         """Give up this node's place at once: nobody has to miss its heartbeats first."""

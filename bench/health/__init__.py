@@ -1,0 +1,1 @@
+"""How fast a fault becomes a verdict, a cordon and the next step."""

@@ -1,0 +1,1 @@
+"""One job under a hundred faults in a row, nobody helping: `python -m lab chaos --help`."""

@@ -1,0 +1,40 @@
+"""Nodes that fall silent because nobody could reach the API server, and not because something is wrong with them.
+
+Kubelets renew their leases at the API server. While it is away none can, and once it is back the node controller may
+call nodes silent before their kubelets have tried again.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+# No grace of a node controller is as short as this.
+BLIP: Final = timedelta(seconds=3)
+# A kubelet renews every 10 s, and waits up to 7 s between tries that fail.
+LATE: Final = timedelta(seconds=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """When the API server answered us last, since when it does not, and from when until when it was away before."""
+
+    answered: datetime | None = None
+    silent: datetime | None = None  # None while it answers
+    away: datetime | None = None
+    back: datetime | None = None
+
+    def heard(self, now: datetime, *, answered: bool) -> "Contact":
+        """Return what is known after one more call, which was answered or not."""
+        if not answered:
+            return self if self.silent else replace(self, silent=self.answered or now)
+        if self.silent is None or now - self.silent < BLIP:
+            return replace(self, answered=now, silent=None)
+        return Contact(answered=now, away=self.silent, back=now)
+
+    def excuses(self, since: datetime) -> datetime | None:
+        """Return until when a kubelet that is called silent since then may only have been cut off, None for never."""
+        if self.silent is not None and self.silent <= since:
+            return since + LATE  # nobody is called silent before the API server is back
+        if self.away is None or self.back is None or not self.away <= since < self.back + LATE:
+            return None
+        return self.back + LATE

@@ -1,0 +1,151 @@
+"""One recorded fault: what was seen, and what it must lead to. `tests/data/faults/README.md` describes the shape."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from internlm2_operator.health.cordon import Mode
+from internlm2_operator.health.verdict import Blame
+from internlm2_spec.config import Refused
+
+KINDS: Final = frozenset(
+    {"kernel_log", "metric", "node_condition", "pod_exit", "rank_log", "progress", "prometheus_down"}
+)
+# Other recorders' names of the same fields.
+ALIASES: Final = {
+    "text": "line",
+    "log": "line",
+    "metric": "name",
+    "exitCode": "code",
+    "exit_code": "code",
+    "stalled_seconds": "stalledSeconds",
+    "stalledFor": "stalledSeconds",
+    "uuid": "gpu",
+    "UUID": "gpu",
+    "condition": "type",
+}
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One signal of a case; `fields` are those of its kind."""
+
+    at: datetime
+    kind: str
+    node: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """`cordoned` is every node that must be, `node` the one to blame."""
+
+    blame: Blame
+    node: str | None
+    cordoned: frozenset[str]
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    id: str
+    jobs: Mapping[str, tuple[str, ...]]  # nodes by job; the first job is the one that the case is about
+    seen: tuple[Observation, ...]
+    expected: Expected
+    domains: Mapping[str, str] = field(default_factory=dict)
+    mode: Mode = Mode.ENFORCE
+    smallest: int | None = None  # nodes that the job needs, spares among them
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All nodes of the case."""
+        named = (name for names in self.jobs.values() for name in names)
+        return tuple(dict.fromkeys((*named, *(one.node for one in self.seen if one.node))))
+
+    def job_of(self, node: str) -> str:
+        """Return the job of a node, empty for none and for several."""
+        found = [job for job, nodes in self.jobs.items() if node in nodes]
+        return found[0] if len(found) == 1 else ""
+
+
+def read(folder: Path) -> list[Case]:
+    """Read every `*.json` under a folder, or one file.
+
+    Raises:
+        Refused: there is none, or one is not a case; the message names file and field.
+    """
+    paths = sorted(folder.rglob("*.json")) if folder.is_dir() else [folder]
+    if not folder.exists() or not paths:
+        raise Refused(str(folder), wrong="no case is there", right="name a folder with cases, one JSON a file")
+    return [_case(path) for path in paths]
+
+
+def _case(path: Path) -> Case:
+    try:
+        raw = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Refused(str(path), wrong=f"no JSON: {error}", right="write one case as a JSON object") from error
+    try:
+        return case(raw)
+    except Refused as error:
+        raise Refused(f"{path}: {error.path}", wrong=error.wrong, right=error.right) from error
+
+
+def case(raw: Any) -> Case:
+    """Return a case from its JSON.
+
+    Raises:
+        Refused: a field is missing or not of its kind.
+    """
+    job = _get(raw, "job", dict)
+    jobs = {str(job.get("name") or "job"): _nodes(job)}
+    for other in job.get("otherJobs") or ():
+        jobs[str(_get(other, "name", str))] = _nodes(other)
+    smallest = job.get("minNodes")
+    return Case(
+        id=_get(raw, "id", str),
+        jobs=jobs,
+        seen=tuple(_observation(one, index) for index, one in enumerate(_get(raw, "signals", list))),
+        expected=_expected(_get(raw, "expect", dict)),
+        domains={str(node): str(domain) for node, domain in (job.get("topology") or {}).items()},
+        mode=Mode(job.get("mode", Mode.ENFORCE)),
+        smallest=None if smallest is None else int(smallest) + int(job.get("spares") or 0),
+    )
+
+
+def _nodes(job: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(map(str, _get(job, "nodes", list)))
+
+
+def _observation(raw: Any, index: int) -> Observation:
+    where = f"signals[{index}]"
+    if not isinstance(raw, dict) or not isinstance(raw.get("t"), int | float):
+        raise Refused(f"{where}.t", wrong=f"{raw!r:.60}", right="give the seconds as a number")
+    if raw.get("kind") not in KINDS:
+        raise Refused(f"{where}.kind", wrong=f"{raw.get('kind')!r}", right=f"use one of {', '.join(sorted(KINDS))}")
+    fields = {ALIASES.get(str(key), str(key)): value for key, value in raw.items()}
+    if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields and "message" in fields:
+        fields["line"] = fields["message"]
+    return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)
+
+
+def _expected(raw: Mapping[str, Any]) -> Expected:
+    blames = ", ".join(Blame)
+    if raw.get("class") not in set(Blame):
+        raise Refused("expect.class", wrong=f"{raw.get('class')!r}", right=f"use one of {blames}")
+    cordon, node = raw.get("cordon"), raw.get("node")
+    if not isinstance(cordon, bool):
+        raise Refused("expect.cordon", wrong=f"{cordon!r}", right="use true or false")
+    named = raw.get("cordons") if raw.get("cordons") is not None else [node] if cordon else []
+    return Expected(Blame(raw["class"]), node, frozenset(map(str, named or ())), str(raw.get("action") or ""))
+
+
+def _get(raw: Any, key: str, kind: type) -> Any:
+    if not isinstance(raw, dict) or not isinstance(raw.get(key), kind):
+        found = type(raw).__name__ if not isinstance(raw, dict) else repr(raw.get(key))[:60]
+        raise Refused(key, wrong=found, right=f"give a {kind.__name__}")
+    return raw[key]

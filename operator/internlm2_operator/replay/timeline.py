@@ -1,0 +1,254 @@
+"""What the operator would have heard of a case, moment by moment: the same parsers and edges, no cluster."""
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+from internlm2_operator.health import condition, edges, kernel, series
+from internlm2_operator.health.node import NodeRecord, not_ready
+from internlm2_operator.health.rootcause import RankLine
+from internlm2_operator.health.series import Series
+from internlm2_operator.health.signals import Kind, Signal, Source
+from internlm2_operator.plan.cause import Kind as CauseKind
+from internlm2_operator.plan.exits import End, exit_of, signal_of
+from internlm2_operator.plan.snapshot import PodPhase, PodRecord
+from internlm2_operator.replay.case import START, Case, Observation
+from internlm2_spec.contract import Termination
+
+# A step that takes longer is a stall; in other phases nothing is known of how long they may take.
+STALL_SECONDS: Final = 60.0
+_STEPPING: Final = "step"
+# dmesg puts the time since boot before the text; in a record of /dev/kmsg it is a field.
+_STAMP: Final = re.compile(r"^\[ *\d+\.\d+\] ")
+
+
+@dataclass(slots=True)
+class Heard:
+    """Everything that was heard up to a moment."""
+
+    case: Case
+    signals: list[Signal] = field(default_factory=list)
+    lines: list[RankLine] = field(default_factory=list)
+    ends: list[PodRecord] = field(default_factory=list)
+    progress: dict[tuple[str, int], Observation] = field(default_factory=dict)
+    stalls: list[datetime] = field(default_factory=list)  # when hangs without a culprit were seen
+    blind: bool = False
+    _ready: dict[str, NodeRecord] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)  # by node: message of GPUHealthy
+    _notices: dict[str, Signal] = field(default_factory=dict)
+    _down: dict[str, Signal] = field(default_factory=dict)
+    _memory: edges.Memory | None = None
+
+    def standing(self) -> list[Signal]:
+        """Return the edges, and the levels as they stand now."""
+        levels = [s for node in self._ready.values() if (s := not_ready(node))]
+        agent = [s for node, text in self._told.items() for s in condition.signals(node, condition.events(text))]
+        return [self._of(s) for s in (*self.signals, *levels, *agent, *self._notices.values(), *self._down.values())]
+
+    def notice(self, node: str) -> str:
+        """Return what announces the end of a node, empty when nothing does."""
+        said = self._notices.get(node)
+        return said.detail if said else ""
+
+    def hear(self, at: datetime, seen: Sequence[Observation]) -> None:
+        """Take everything that was observed at one moment."""
+        metrics: list[Observation] = []
+        down = {one.node for one in seen if one.kind == "prometheus_down"}
+        for one in seen:
+            match one.kind:
+                case "kernel_log":
+                    self._kernel(one)
+                case "metric":
+                    metrics.append(one)
+                case "node_condition":
+                    self._condition(one)
+                case "pod_exit":
+                    self._pod(one)
+                case "rank_log":
+                    rank, text = one.fields.get("rank"), str(one.fields.get("line") or "")
+                    self.lines.append(RankLine(at, one.node, rank if isinstance(rank, int) else 0, text))
+                case "progress":
+                    self._progress(one)
+                case _:
+                    self._prometheus_down(one)
+        # What is not scraped is not absent.
+        if scraped := [one for one in metrics if one.node not in down and "" not in down]:
+            self._scrape(at, scraped)
+
+    def _of(self, signal: Signal) -> Signal:
+        return replace(signal, job=self.case.job_of(signal.node), domain=self.case.domains.get(signal.node, ""))
+
+    def _kernel(self, one: Observation) -> None:
+        if one.fields.get("facility", kernel.KERNEL) != kernel.KERNEL:
+            return
+        seen = kernel.read(_STAMP.sub("", str(one.fields.get("line") or ""), count=1))
+        event = condition.event_of(seen, one.at) if seen is not None else None
+        if event is not None:
+            self.signals += condition.signals(one.node, [event])
+
+    def _condition(self, one: Observation) -> None:
+        status, message = str(one.fields.get("status")), str(one.fields.get("message") or "")
+        match one.fields.get("type"):
+            case "Ready":
+                self._ready[one.node] = self._node(one, ready=status == "True", says_no=status == "False")
+            case condition.TYPE:
+                self._told[one.node] = _agent_words(one, status, message)
+            case "Maintenance" if status == "True":
+                self._notices[one.node] = Signal(
+                    Kind.CONDITION, Source.NODE, one.node, one.at, message or "a notice", reason="Maintenance"
+                )
+            case "Maintenance":
+                self._notices.pop(one.node, None)
+
+    def _node(self, one: Observation, *, ready: bool, says_no: bool) -> NodeRecord:
+        known = self._ready.get(one.node)
+        same = known is not None and (known.ready, known.says_no) == (ready, says_no)
+        since = known.ready_since if known is not None and same else one.at
+        return NodeRecord(one.node, ready=ready, ready_since=since, gpus=0, says_no=says_no)
+
+    def _pod(self, one: Observation) -> None:
+        said = one.fields.get("termination")
+        code = one.fields.get("code")
+        slot = one.fields.get("slot")
+        pod = PodRecord(
+            name=f"pod-on-{one.node}", namespace="default", job=self.case.job_of(one.node), uid=f"pod-{len(self.ends)}",
+            stage=0, attempt=1, slot=slot if isinstance(slot, int) else 0, replacement=0, node=one.node,
+            phase=PodPhase.SUCCEEDED if code == 0 else PodPhase.FAILED, created=one.at, finished=one.at,
+            exit_code=code if isinstance(code, int) else None, reason=str(one.fields.get("reason") or ""),
+            message="" if said else str(one.fields.get("message") or ""),
+            disruption=str(one.fields.get("disruption") or ""),
+            termination=Termination.from_json(json.dumps(said)) if isinstance(said, Mapping) else None,
+        )  # fmt: skip
+        self.ends.append(pod)
+        suspicion = signal_of(pod)
+        if suspicion is not None:
+            self.signals.append(suspicion)
+
+    def _progress(self, one: Observation) -> None:
+        rank = one.fields.get("rank")
+        self.progress[one.node, rank if isinstance(rank, int) else 0] = one
+
+    def _prometheus_down(self, one: Observation) -> None:
+        if one.node:
+            self._down[one.node] = Signal(Kind.EXPORTER_DOWN, Source.PROMETHEUS, one.node, one.at, "up is 0")
+        else:
+            self.blind = True
+
+    def _scrape(self, at: datetime, metrics: list[Observation]) -> None:
+        self.blind = False
+        for node in {one.node for one in metrics}:
+            self._down.pop(node, None)
+        sample = _sample(at, metrics, self._memory.last if self._memory else None)
+        if self._memory is None and at > START:
+            self._memory = edges.baseline(edges.Sample(at=START))  # nothing stood there when the case began
+        if self._memory is None:
+            self._memory = edges.baseline(sample)
+            return
+        found, self._memory = edges.edges(self._memory, sample)
+        self.signals += [s for s in found if s.kind is not Kind.EXPORTER_DOWN]
+
+    def behind(self, now: datetime) -> tuple[str, int] | None:
+        """Return node and rank of the one rank that is behind all others while everybody waits, if there is one."""
+        waiting = self._waiting(now)
+        if len(waiting) < 2 or len(waiting) != len(self.progress):
+            return None
+        steps = sorted((int(one.fields["step"]), key) for key, one in waiting.items())
+        return steps[0][1] if steps[0][0] < steps[1][0] else None
+
+    def stalled(self, now: datetime) -> bool:
+        """Say whether a rank has been in one step for longer than a step may take."""
+        return bool(self._waiting(now))
+
+    def _waiting(self, now: datetime) -> dict[tuple[str, int], Observation]:
+        return {
+            key: one
+            for key, one in self.progress.items()
+            if one.fields.get("phase") == _STEPPING
+            and isinstance(one.fields.get("step"), int)
+            and isinstance(held := one.fields.get("stalledSeconds", 0), int | float)
+            and held + min((now - one.at).total_seconds(), 0) > STALL_SECONDS
+        }
+
+    def user_ends(self) -> list[PodRecord]:
+        """Return the pods whose end is the user's, or waits for something outside."""
+        return [pod for pod in self.ends if (e := exit_of(pod)) and e.end in (End.USER, End.WAITING)]
+
+    def stopped(self) -> bool:
+        """Say whether a pod ended because somebody wanted it to."""
+        return any((e := exit_of(pod)) and e.end in (End.STOPPED, End.DONE) for pod in self.ends)
+
+    def lost(self) -> str:
+        """Return the node of a pod that the cluster took away, or that was killed; empty when none was."""
+        kinds = ((pod, e) for pod in self.ends if (e := exit_of(pod)) and e.end is End.LOST)
+        return next((pod.node or "" for pod, e in kinds if e.row.kind is CauseKind.INFRASTRUCTURE), "")
+
+    def fresh_lines(self) -> list[RankLine]:
+        """Return the lines since the job was last seen to do steps: what came before did not stop it."""
+        steps = [one.at for one in self.progress.values() if one.fields.get("phase") == _STEPPING]
+        if not steps or self.stalled(max(steps)):
+            return self.lines
+        return [line for line in self.lines if line.at >= max(steps)]
+
+    def waits(self) -> bool:
+        """Say whether a pod ended because something that it needs is not there."""
+        return any((e := exit_of(pod)) and e.row.kind is CauseKind.WAITING for pod in self.ends)
+
+
+def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
+    """Yield the case's moments in time order with what was observed at each."""
+    by_time: dict[datetime, list[Observation]] = defaultdict(list)
+    for one in case.seen:
+        by_time[one.at].append(one)
+    yield from sorted(by_time.items())
+
+
+def _agent_words(one: Observation, status: str, message: str) -> str:
+    """Return the agent's message; where only a reason was recorded, it is taken as the one event."""
+    if condition.events(message) or status != "False":
+        return message
+    reason = str(one.fields.get("reason") or "")
+    return condition.condition([condition.event(reason, "", one.at, message)]).message if reason else ""
+
+
+def _sample(at: datetime, metrics: list[Observation], before: edges.Sample | None) -> edges.Sample:
+    """Return the scrape of the nodes that have one now, the others as they were."""
+    scraped_nodes = {one.node for one in metrics}
+    last = before or edges.Sample(at=at)
+    absent = {(one.node, _gpu(one)) for one in metrics if one.fields.get("value", 0) is None}
+    read = [(one, value) for one in metrics if (value := _number(one.fields.get("value"))) is not None]
+    xids = {key: code for key, code in last.xids.items() if key[0] not in scraped_nodes}
+    counts = {key: value for key, value in last.counts.items() if key[0] not in scraped_nodes}
+    counters = {key: value for key, value in last.counters.items() if key[0] not in scraped_nodes}
+    found = series.sort(
+        Series(str(one.fields.get("name")), one.node, _gpu(one), value, str(_labels(one).get("xid", "")))
+        for one, value in read
+    )
+    present = {(one.node, _gpu(one)) for one, _ in read if _gpu(one)}
+    return edges.Sample(
+        at=at,
+        scraped={**last.scraped, **dict.fromkeys(scraped_nodes, at.timestamp())},
+        gpus=frozenset((last.gpus | present) - (absent - present)),
+        xids={**xids, **found.xids},
+        counts={**counts, **found.counts},
+        counters={**counters, **found.counters},
+    )
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _gpu(one: Observation) -> str:
+    return str(one.fields.get("gpu") or _labels(one).get("UUID") or _labels(one).get("gpu") or "")
+
+
+def _labels(one: Observation) -> Mapping[str, Any]:
+    labels = one.fields.get("labels")
+    return labels if isinstance(labels, Mapping) else {}

@@ -1,0 +1,170 @@
+"""Lines of the kernel's log: what is believed, and what is not."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from internlm2_operator.health import kernel
+from internlm2_operator.health.kernel import (
+    DriverFailed,
+    DriverLoaded,
+    FilesystemFailed,
+    GpuLost,
+    LinkLost,
+    MachineCheck,
+    MemoryLimit,
+    OutOfMemory,
+    Record,
+    SXidSeen,
+    XidSeen,
+)
+
+LOST = "NVRM: Xid (PCI:0000:3b:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
+
+RECORDS = {
+    "a record of the kernel": (b"4,1093,5140900,-;text", Record(4, 1093, 5140900, "text")),
+    "its dictionary is left out": (
+        b"6,1,2,-;text\n SUBSYSTEM=pci\n DEVICE=+pci:0000:3b:00.0\n",
+        Record(6, 1, 2, "text"),
+    ),
+    "a fragment": (b"6,1,2,c;text", Record(6, 1, 2, "text")),
+    "the caller is told by newer kernels": (b"6,1,2,-,caller=T123;text", Record(6, 1, 2, "text")),
+    "semicolons belong to the text": (b"6,1,2,-;a;b", Record(6, 1, 2, "a;b")),
+    "a process wrote it": (b"12,1,2,-;text", Record(12, 1, 2, "text")),
+    "a line of a dictionary": (b" SUBSYSTEM=pci", None),
+    "nothing": (b"", None),
+    "a prefix that was cut": (b"4,1093,51", None),
+    "a prefix without its flags": (b"4,1093,5140900;text", None),
+    "a priority beyond any": (b"40000,1,2,-;text", None),
+    "a sequence beyond any": (b"4,9999999999999999999,2,-;text", None),
+    "a sequence of thousands of digits": (b"4," + b"9" * 5000 + b",2,-;text", None),
+    "digits of another script": ("4,\u0661,2,-;text".encode(), None),
+    "a negative number": (b"4,-1,2,-;text", None),
+    "more text than the kernel writes": (b"4,1,2,-;" + b"x" * 1025, None),
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_record(case: str) -> None:
+    raw, want = RECORDS[case]
+    assert kernel.record(raw) == want
+
+
+def test_only_facility_zero_is_the_kernel() -> None:
+    facilities = {priority: Record(priority, 0, 0, "").facility for priority in (0, 7, 8, 15, 30)}
+    assert facilities == {0: 0, 7: 0, 8: 1, 15: 1, 30: 3}
+
+
+SEEN = {
+    "an XID, old form of the process": (LOST, XidSeen(79, "0000:3b:00", "GPU has fallen off the bus.")),
+    "an XID without a process": (
+        "NVRM: Xid (PCI:0000:1B:00): 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)",
+        XidSeen(154, "0000:1b:00", "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)"),
+    ),
+    "the process's own name is left out": (
+        "NVRM: Xid (PCI:0000:dc:00): 45, pid=18, name=python3, Ch 00000001 caused by previous Xid 149",
+        XidSeen(45, "0000:dc:00", "Ch 00000001 caused by previous Xid 149"),
+    ),
+    "a name that plays the driver is left out whole": (
+        "NVRM: Xid (PCI:0000:dc:00): 45, pid=18, name=a, Node Reboot, Ch 00000001",
+        XidSeen(45, "0000:dc:00", "Ch 00000001"),
+    ),
+    "a name in another script is left out": (
+        r"NVRM: Xid (PCI:0000:dc:00): 31, pid=18, name=\xe8\xae\xad\xe7\xbb\x83, Ch 00000001",
+        XidSeen(31, "0000:dc:00", "Ch 00000001"),
+    ),
+    "an XID of an old driver": ("NVRM: Xid (0000:01:00): 31, Ch 1", XidSeen(31, "0000:01:00", "Ch 1")),
+    "an SXID that is not fatal": (
+        "nvidia-nvswitch3: SXid (PCI:0000:04:00.0): 22013, Non-fatal, Link 44 Minion Link DLREQ interrupt",
+        SXidSeen(22013, False, 44, "0000:04:00.0", "Minion Link DLREQ interrupt"),
+    ),
+    "a fatal SXID without a link": (
+        "nvidia-nvswitch0: SXid (PCI:0000:c1:00.0): 20034, Fatal, LTSSM Fault Up",
+        SXidSeen(20034, True, None, "0000:c1:00.0", "LTSSM Fault Up"),
+    ),
+    "a code of an instance of a partitioned GPU": (
+        "NVRM: Xid (PCI:0000:1b:00 GPU-I:05): 95, pid=7, name=python, Uncontained: FBHUB",
+        XidSeen(95, "0000:1b:00", "Uncontained: FBHUB"),
+    ),
+    "of an instance with one of compute": (
+        "NVRM: Xid (PCI:0009:01:00 GPU-I:02 GPU-CI:00): 43, pid=3, name=trigger, channel 0x0b",
+        XidSeen(43, "0009:01:00", "channel 0x0b"),
+    ),
+    "other words where the instance stands": ("NVRM: Xid (PCI:0000:1b:00 of a user): 95, pid=7, name=python, x", None),
+    "the data of an SXID": ("nvidia-nvswitch3: SXid (PCI:0000:04:00.0): 22013, Data {0x2b, 0x2b}", None),
+    "the severity of an SXID": (
+        "nvidia-nvswitch3: SXid (PCI:0000:04:00.0): 22013, Severity 0 Engine instance 44",
+        None,
+    ),
+    "off the bus, said once more": ("NVRM: GPU 0000:91:00.0: GPU has fallen off the bus.", GpuLost("0000:91:00.0")),
+    "the driver cannot start a GPU": (
+        "NVRM: GPU 0000:98:00.0: RmInitAdapter failed! (0x62:0x65:1792)",
+        DriverFailed("0000:98:00.0"),
+    ),
+    "an old driver cannot": ("NVRM: RmInitAdapter failed! (0x26:0xffff:1375)", DriverFailed("")),
+    "the driver starts": (
+        "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  570.195.03  Release Build",
+        DriverLoaded(),
+    ),
+    "ext4 goes read-only": ("EXT4-fs (sda1): Remounting filesystem read-only", FilesystemFailed("sda1")),
+    "XFS shuts down": (
+        "XFS (nvme0n1p1): Filesystem has been shut down due to log error (0x2).",
+        FilesystemFailed("nvme0n1p1"),
+    ),
+    "a container's limit of memory": (
+        "Memory cgroup out of memory: Killed process 4242 (python) total-vm:1kB",
+        MemoryLimit(4242),
+    ),
+    "no memory on the node": ("Out of memory: Killed process 4242 (python) total-vm:1kB", OutOfMemory(4242)),
+    "a NIC loses its link": ("mlx5_core 0000:17:00.0 ens1f0: Link down", LinkLost("ens1f0")),
+    "another NIC does": ("igb 0000:01:00.0 eth0: igb: eth0 NIC Link is Down", None),
+    "a third": ("ixgbe 0000:01:00.0 eth0: NIC Link is Down", LinkLost("eth0")),
+    "a machine check": (
+        "mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 7: be00000000800400",
+        MachineCheck("CPU 3"),
+    ),
+    "errors that were corrected": ("mce: [Hardware Error]: Machine check events logged", None),
+    "firmware reports a fatal error": ("{1}[Hardware Error]: event severity: fatal", MachineCheck("")),
+    "firmware reports a corrected one": ("{1}[Hardware Error]: event severity: corrected", None),
+    "cut before the comma, 7 of 79": ("NVRM: Xid (PCI:0000:3b:00): 7", None),
+    "cut in the address": ("NVRM: Xid (PCI:0000:3b", None),
+    "a code of ten thousand digits": ("NVRM: Xid (PCI:0000:3b:00): " + "9" * 10_000 + ", x", None),
+    "a code of 0": ("NVRM: Xid (PCI:0000:3b:00): 0, x", None),
+    "digits of another script": ("NVRM: Xid (PCI:0000:3b:00): \u0667\u0669, x", None),
+    "another locale": ("NVRM: Xid (PCI:0000:3b:00): 79\uff0cGPU \u5df2\u4ece\u603b\u7ebf", None),
+    "not at the start": (f"python: {LOST}", None),
+    "a name that plays the driver, at a crash": ("NVRM: Xid (PCI:[18]: segfault at 0 ip 0 sp 0 error 4", None),
+    "a space before": (f" {LOST}", None),
+    "lower case": (LOST.lower(), None),
+}
+
+
+@pytest.mark.parametrize("case", SEEN)
+def test_read(case: str) -> None:
+    text, want = SEEN[case]
+    assert kernel.read(text) == want
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise(raw: bytes) -> None:
+    found = kernel.record(raw)
+    assert found is None or kernel.read(found.text) is None or raw.startswith(b"0")
+
+
+@given(st.integers(min_value=0, max_value=len(LOST) - 1))
+def test_a_cut_line_is_never_another_code(length: int) -> None:
+    seen = kernel.read(LOST[:length])
+    assert seen is None or (isinstance(seen, XidSeen) and seen.code == 79)
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="\\"), max_size=15))
+def test_no_name_of_a_process_makes_a_line(name: str) -> None:
+    """15 bytes are all that a process can put at the start of a kernel line, or in the middle of an XID's text.
+
+    What is left of the text is the driver's, even where that costs a word of it.
+    """
+    assert kernel.read(f"{name}[18]: segfault at 0 ip 0 sp 0 error 4") is None
+    said = "GPU has fallen off the bus, engmask 00000101"
+    seen = kernel.read(f"NVRM: Xid (PCI:0000:dc:00): 45, pid=18, name={name}, {said}")
+    assert isinstance(seen, XidSeen)
+    assert said.endswith(seen.text)

@@ -1,0 +1,55 @@
+"""A file that is no case is refused by its name and field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internlm2_operator.replay.case import read
+from internlm2_spec.config import Refused
+
+GOOD: dict[str, Any] = {
+    "id": "x",
+    "job": {"nodes": ["n1"]},
+    "signals": [{"t": 0, "node": "n1", "kind": "metric", "name": "M", "value": 1, "UUID": "GPU-1"}],
+    "expect": {"class": "none", "node": None, "cordon": False},
+}
+WRONG: dict[str, tuple[Any, str]] = {
+    "no object": ([], "job: list; give a dict"),
+    "no nodes": (GOOD | {"job": {}}, "nodes: None; give a list"),
+    "no signals": (GOOD | {"signals": None}, "signals: None; give a list"),
+    "no time": (GOOD | {"signals": [{"kind": "metric"}]}, "signals[0].t: "),
+    "another kind": (GOOD | {"signals": [{"t": 0, "kind": "rumour"}]}, "signals[0].kind: 'rumour'; use one of kernel"),
+    "another class": (
+        GOOD | {"expect": {"class": "gremlins", "cordon": False}},
+        "expect.class: 'gremlins'; use",
+    ),
+    "no decision": (GOOD | {"expect": {"class": "none"}}, "expect.cordon: None; use true or false"),
+}
+
+
+@pytest.mark.parametrize(("raw", "told"), WRONG.values(), ids=WRONG.keys())
+def test_refused(raw: Any, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "case.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(Refused) as refused:
+        read(tmp_path)
+    assert str(refused.value).startswith(f"{path}: {told}")
+
+
+def test_no_json_and_no_case_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="no case is there"):
+        read(tmp_path)
+    with pytest.raises(Refused, match="no case is there"):
+        read(tmp_path / "absent")
+    (tmp_path / "case.json").write_text("{")
+    with pytest.raises(Refused, match="no JSON"):
+        read(tmp_path)
+
+
+def test_fields_may_have_the_names_that_other_recorders_give_them(tmp_path: Path) -> None:
+    (tmp_path / "case.json").write_text(json.dumps(GOOD))
+    (one,) = read(tmp_path)
+    assert one.seen[0].fields["gpu"] == "GPU-1"
+    assert (one.nodes, one.job_of("n1"), one.job_of("n2")) == (("n1",), "job", "")

@@ -1,0 +1,317 @@
+"""Nodes that are judged: the breaker is shared, a passed check lifts a cordon, and what is not done is noted."""
+
+import asyncio
+import copy
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from internlm2_operator.cluster import errors
+from internlm2_operator.cluster.gateway import Object
+from internlm2_operator.health import condition
+from internlm2_operator.health.cordon import OPERATOR
+from internlm2_operator.health.history import History
+from internlm2_operator.health.node import WAVERS_FOR, CheckNote, FaultNote, HeldNote
+from internlm2_operator.runtime.evidence import Evidence
+from internlm2_operator.runtime.metrics import Metrics
+from internlm2_operator.runtime.nodes import NodeReconciler
+from internlm2_operator.runtime.world import World
+from internlm2_spec import contract
+from tests.api import jobs
+from tests.unit.runtime.test_world import BORN, node, pod
+
+NOW = datetime.now(UTC)
+
+
+class Server:
+    """Answers patches of nodes as the API server would, as far as anybody here reads the answer."""
+
+    def __init__(self, *nodes: Object) -> None:
+        self.nodes = {raw["metadata"]["name"]: raw for raw in nodes}
+        self.patches: list[tuple[str, Object]] = []
+        self.events: list[Object] = []
+        self.answer = asyncio.Event()
+        self.answer.set()
+
+    async def node(self, name: str) -> Object:
+        if name not in self.nodes:
+            raise errors.NotFound(name)
+        return copy.deepcopy(self.nodes[name])
+
+    async def patch_node(self, name: str, patch: Object) -> Object:
+        self.patches.append((name, patch))
+        await self.answer.wait()
+        raw = self.nodes[name]
+        version = raw["metadata"]["resourceVersion"]
+        if patch["metadata"].get("resourceVersion", version) != version:
+            raise errors.Conflict(name)
+        notes = raw["metadata"].setdefault("annotations", {})
+        for key, value in patch["metadata"]["annotations"].items():
+            notes.pop(key, None) if value is None else notes.update({key: value})
+        raw["metadata"]["resourceVersion"] = str(int(version) + 1000)
+        return copy.deepcopy(raw)
+
+    async def record_event(self, body: Object) -> None:
+        self.events.append(body)
+
+    @property
+    def cordons(self) -> list[str]:
+        return [name for name, patch in self.patches if patch.get("spec", {}).get("unschedulable")]
+
+
+def raw_node(name: str, *, ready: str = "True", version: int = 1, notes: dict[str, str] | None = None) -> Object:
+    raw = node(version, ready=ready)
+    raw["metadata"] |= {"name": name, "uid": f"uid-{name}", "annotations": notes or {}}
+    return raw
+
+
+def reconciler(server: Server, world: World, metrics: Metrics | None = None) -> NodeReconciler:
+    return NodeReconciler(
+        gateway=server,  # type: ignore[arg-type]
+        world=world,
+        evidence=Evidence(),
+        metrics=metrics or Metrics(),
+        wake=lambda _: None,
+    )
+
+
+def seeing(*nodes: Object) -> tuple[Server, World]:
+    """Return a server with these nodes, and a world that knows them."""
+    server, world = Server(*nodes), World()
+    for raw in nodes:
+        world.put_node(copy.deepcopy(raw))
+    return server, world
+
+
+async def judged_together(count: int) -> list[str]:
+    server, world = seeing(*(raw_node(f"n{number}", ready="Unknown") for number in range(count)))
+    server.answer.clear()
+    for number in range(count):
+        raw = pod(2, f"pod-{number}")
+        raw["spec"]["nodeName"] = f"n{number}"
+        world.put_pod(raw)
+    judge = reconciler(server, world)
+    looks = [asyncio.create_task(judge.reconcile(f"n{number}")) for number in range(count)]
+    await asyncio.sleep(0)
+    server.answer.set()
+    await asyncio.gather(*looks)
+    return server.cordons
+
+
+def test_cordons_on_their_way_count_for_the_breaker() -> None:
+    """Ten dead nodes of ten, two cordons allowed in five minutes: the third sees the two that are not answered yet."""
+    assert len(asyncio.run(judged_together(10))) == 2
+
+
+def test_a_kubelet_that_says_no_is_looked_at_when_its_grace_is_over_however_often_before() -> None:
+    """Its pods move a few seconds later, and take the evidence with them."""
+    raw = raw_node("n1", ready="False")
+    since = datetime.now(UTC) - WAVERS_FOR + timedelta(seconds=10)
+    raw["status"]["conditions"][0]["lastTransitionTime"] = since.isoformat()
+    server, world = seeing(raw)
+    there = pod(2)
+    there["spec"]["nodeName"] = "n1"
+    world.put_pod(there)
+    judge = reconciler(server, world)
+    for _ in range(2):
+        again = asyncio.run(judge.reconcile("n1"))
+        assert again is not None
+        assert 0 < again <= 10
+    assert server.cordons == []
+
+
+def cordoned(*, passed: bool = True, before: bool = False) -> Object:
+    """Return a node of ours, cordoned an hour ago and checked a minute ago."""
+    at = NOW - timedelta(hours=1)
+    note = FaultNote("Xid95", (), at, at, at, by=OPERATOR, action="cordon-reset", before=before)
+    check = CheckNote(NOW - timedelta(minutes=1), "quick", passed=passed)
+    notes = {
+        contract.ANNOTATION_FAULT: note.to_json(),
+        contract.ANNOTATION_CHECK: check.to_json(),
+        contract.ANNOTATION_HISTORY: History().cordoned("Xid95", "cordon-reset", at).to_json(),
+    }
+    return raw_node("n1", notes=notes)
+
+
+@pytest.mark.parametrize(
+    ("there", "lifted"), [(cordoned(), True), (cordoned(passed=False), False), (cordoned(before=True), False)]
+)
+def test_a_passed_check_lifts_a_cordon_that_is_ours_alone(there: Object, lifted: bool) -> None:
+    server, world = seeing(there)
+    metrics = Metrics()
+    asyncio.run(reconciler(server, world, metrics).reconcile("n1"))
+    world.put_node(server.nodes["n1"])  # what the watch tells
+    after = world.node("n1")
+    assert after is not None
+    assert (after.fault is None) is lifted
+    assert metrics.registry.get_sample_value("internlm2_operator_uncordons_total", {"cause": "Xid95"}) == (
+        1 if lifted else None
+    )
+    if lifted:
+        assert after.reset == after.check.at if after.check else False
+        assert after.history.last is not None
+        assert after.history.last.lifted is not None
+
+
+def test_a_node_that_somebody_changed_meanwhile_is_not_touched() -> None:
+    """The cache knows a cordon of ours; on the server a person has taken the note away, and so kept the cordon."""
+    server, world = seeing(cordoned())
+    server.nodes["n1"]["metadata"]["annotations"].pop(contract.ANNOTATION_FAULT)
+    asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert server.patches == []
+
+
+def test_a_node_that_changes_between_read_and_write_is_decided_anew() -> None:
+    server, world = seeing(cordoned())
+    read = server.node
+
+    async def read_then_changed(name: str) -> Object:
+        raw = await read(name)
+        server.nodes[name]["metadata"]["resourceVersion"] = "7"
+        return raw
+
+    server.node = read_then_changed  # type: ignore[method-assign]
+    with pytest.raises(errors.Conflict):
+        asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert contract.ANNOTATION_FAULT in server.nodes["n1"]["metadata"]["annotations"]
+
+
+def test_a_node_that_is_gone_needs_no_uncordon() -> None:
+    server, world = seeing(cordoned())
+    del server.nodes["n1"]
+    asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert server.patches == []
+
+
+def says(raw: Object, *causes: str) -> Object:
+    """Let the node agent say that this happened a second ago."""
+    seen = [condition.event(cause, "0000:3b:00", NOW - timedelta(seconds=1), "words") for cause in causes]
+    said = condition.condition(seen)
+    own = {"type": condition.TYPE, "status": said.status, "reason": said.reason, "message": said.message}
+    raw["status"]["conditions"].append(own)
+    return raw
+
+
+def observing(world: World) -> None:
+    body: dict[str, Any] = jobs.job({"health": {"mode": "Observe"}})
+    meta = {"name": "demo", "namespace": "ns", "uid": "j", "resourceVersion": "1", "generation": 1}
+    world.put_job(body | {"metadata": meta | {"creationTimestamp": BORN}})
+    raw = pod(2)
+    raw["spec"]["nodeName"] = "n1"
+    world.put_pod(raw)
+
+
+def held_of(server: Server) -> HeldNote | None:
+    return HeldNote.from_json(server.nodes["n1"]["metadata"]["annotations"].get(contract.ANNOTATION_HELD, ""))
+
+
+GOING = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}
+OBSERVED = {
+    "a cordon": (says(raw_node("n1"), "Xid79"), "Xid79", "cordon-reboot"),
+    "a drain": (raw_node("n1") | {"spec": {"taints": [GOING]}}, "Maintenance", "drain"),
+}
+
+
+@pytest.mark.parametrize(("there", "cause", "action"), OBSERVED.values(), ids=OBSERVED)
+def test_what_enforcing_would_have_done_is_counted_noted_and_told_once(there: Object, cause: str, action: str) -> None:
+    server, world = seeing(there)
+    observing(world)
+    metrics = Metrics()
+    judge = reconciler(server, world, metrics)
+    for _ in range(2):
+        assert asyncio.run(judge.reconcile("n1")) == 15.0
+    labels = {"reason": "ObserveMode", "cause": cause, "action": action}
+    assert metrics.registry.get_sample_value("internlm2_operator_cordons_held_total", labels) == 1
+    assert [event["reason"] for event in server.events] == ["ObserveMode"]
+    assert len(server.patches) == 1
+    assert server.cordons == []
+    note = held_of(server)
+    assert note is not None
+    assert (note.reason, note.cause, note.action) == ("ObserveMode", cause, action)
+
+
+SUSPICIONS = {
+    "a suspicion of the driver": (("Xid62",), "Xid62"),
+    "a program's code": (("Xid13",), None),
+    "nothing": ((), None),
+}
+
+
+@pytest.mark.parametrize(("causes", "noted"), SUSPICIONS.values(), ids=SUSPICIONS)
+def test_only_a_suspicion_of_somebody_who_can_be_trusted_is_noted(causes: tuple[str, ...], noted: str | None) -> None:
+    server, world = seeing(says(raw_node("n1"), *causes))
+    judge = reconciler(server, world)
+    again = [asyncio.run(judge.reconcile("n1")) for _ in range(2)]
+    assert [seconds is not None for seconds in again] == [noted is not None] * 2
+    note = held_of(server)
+    assert (note.cause if note else None) == noted
+    assert len(server.patches) == (noted is not None)
+
+
+CLEARED = {
+    "by a check": (HeldNote("Suspected", "Xid62", NOW - timedelta(hours=2)), True, True),
+    "by time": (HeldNote("Suspected", "Xid62", NOW - timedelta(hours=25)), None, True),
+    "not by a check that failed": (HeldNote("Suspected", "Xid62", NOW - timedelta(hours=2)), False, False),
+    "not yet": (HeldNote("Suspected", "Xid62", NOW - timedelta(hours=2)), None, False),
+}
+
+
+@pytest.mark.parametrize(("held", "well", "cleared"), CLEARED.values(), ids=CLEARED)
+def test_a_suspicion_is_cleared_up(held: HeldNote, well: bool | None, cleared: bool) -> None:
+    notes = {contract.ANNOTATION_HELD: held.to_json()}
+    if well is not None:
+        notes[contract.ANNOTATION_CHECK] = CheckNote(NOW - timedelta(hours=1), "quick", passed=well).to_json()
+    server, world = seeing(raw_node("n1", notes=notes))
+    again = asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert (held_of(server) is None) is cleared
+    assert (again is None) is cleared
+    assert len(server.patches) == cleared
+
+
+def test_what_pods_say_of_their_node_is_not_noted() -> None:
+    server, world = seeing(raw_node("n1"))
+    raw = pod(2, phase="Failed")
+    raw["status"]["containerStatuses"] = [
+        {"name": "trainer", "state": {"terminated": {"exitCode": 139, "reason": "Error"}}}
+    ]
+    world.put_pod(raw)
+    asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert server.patches == []
+
+
+def test_only_the_worst_ten_nodes_are_series_of_the_metric() -> None:
+    histories = (History().cordoned("Xid79", "", NOW - timedelta(days=i)) for i in range(20))
+    notes = ({contract.ANNOTATION_HISTORY: history.to_json()} for history in histories)
+    server, world = seeing(*(raw_node(f"n{i:02d}", notes=note) for i, note in enumerate(notes)))
+    metrics = Metrics()
+    judge = reconciler(server, world, metrics)
+    asyncio.run(judge.rank())
+    (family,) = (f for f in metrics.registry.collect() if f.name == "internlm2_operator_node_lemon_score")
+    assert [sample.labels["training_node"] for sample in family.samples] == [f"n{i:02d}" for i in range(10)]
+    world.drop_node("n00", "uid-n00")
+    asyncio.run(judge.rank())
+    assert metrics.registry.get_sample_value("internlm2_operator_node_lemon_score", {"training_node": "n00"}) is None
+
+
+def test_the_breaker_is_open_while_it_holds_a_cordon_back() -> None:
+    """Three dead nodes of three and two cordons allowed: the third is held, until it is back."""
+    server, world = seeing(*(raw_node(f"n{number}", ready="Unknown") for number in range(3)))
+    metrics = Metrics()
+    judge = reconciler(server, world, metrics)
+
+    def held() -> float | None:
+        return metrics.registry.get_sample_value("internlm2_operator_nodes_held", {"reason": "BreakerOpen"})
+
+    seen = [held()]
+    for number in range(3):
+        raw = pod(2, f"pod-{number}")
+        raw["spec"]["nodeName"] = f"n{number}"
+        world.put_pod(raw)
+        asyncio.run(judge.reconcile(f"n{number}"))
+        seen.append(held())
+    assert seen == [0, 0, 0, 1]
+    assert len(server.cordons) == 2
+    world.put_node(raw_node("n2", version=9000))
+    asyncio.run(judge.reconcile("n2"))
+    assert held() == 0
