@@ -52,7 +52,13 @@ class Seen:
 
     @property
     def last_step(self) -> int:
+        """The highest step that any attempt computed; a fault may have lost it since."""
         return max((s.step for s in self.steps), default=0)
+
+    @property
+    def newest_step(self) -> int:
+        """The step that was computed last: below `last_step` while lost steps are computed again."""
+        return max(self.steps, key=lambda s: s.time).step if self.steps else 0
 
     def midway(self, every_steps: int = 5) -> bool:
         """Return whether the last step lies well between two checkpoints, so that a fault now costs steps."""
