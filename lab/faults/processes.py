@@ -40,20 +40,19 @@ def _continue(_: "Lab", record: Record) -> None:
 
 def agent_kill(lab: "Lab", what: Record) -> Record:
     """SIGKILL the first process of a pod's container, our torchrun agent: its ranks die with it."""
-    pod = victims.training_pod(lab, what.get("pod"))
-    pids = victims.container_inits(lab, pod)
-    begin = time.time()
-    process.kill(pids)
-    return {"fault": "agent-kill", "time": begin, **victims.where(pod), "pids": pids}
+    return _kill_container(lab, "agent-kill", victims.training_pod(lab, what.get("pod")))
 
 
 def operator_kill(lab: "Lab", what: Record) -> Record:
     """SIGKILL the operator; its kubelet starts it again."""
-    pod = victims.operator_pod(lab, what.get("pod"))
+    return _kill_container(lab, "operator-kill", victims.operator_pod(lab, what.get("pod")))
+
+
+def _kill_container(lab: "Lab", fault: str, pod: victims.Pod) -> Record:
     pids = victims.container_inits(lab, pod)
     begin = time.time()
     process.kill(pids)
-    return {"fault": "operator-kill", "time": begin, **victims.where(pod), "pids": pids}
+    return {"fault": fault, "time": begin, **victims.where(pod), "pids": pids}
 
 
 KINDS: Final = {

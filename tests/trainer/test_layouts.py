@@ -92,6 +92,7 @@ LAYOUTS = {
     "cp2 x pp2 ZBVZeroBubble": on(4, context=2, pipeline=2, schedule="ZBVZeroBubble"),
     "cp2 x tp2 x dp2": on(8, context=2, tensor=2, shard=2),
     "cp2 x tp2 x pp2 1F1B": on(8, context=2, tensor=2, pipeline=2),
+    "cp2 x tp2 x pp2 1F1B x dp2": on(16, context=2, tensor=2, pipeline=2, shard=2),
     "compiled, cp2 ring": on(2, context=2, compile=True),
     "compiled, tp2, full recompute": on(2, tensor=2, compile=True, recompute="Full"),
     "bf16, dp2": on(2, shard=2, bf16=True),
