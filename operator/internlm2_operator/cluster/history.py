@@ -24,8 +24,13 @@ Points = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """`step` is the seconds from point to point; a longer gap is a time without figures."""
+    """What was asked for, in seconds since the epoch, and what came.
 
+    `step` is the seconds from point to point; a longer gap is a time without figures.
+    """
+
+    since: float
+    until: float
     step: float
     loss: Points = ()
     mfu: Points = ()
@@ -51,7 +56,7 @@ class History:
         loss, mfu = await asyncio.gather(
             *(self._points(f"max({TRAIN_PREFIX}{name}{whose} > 0)", times) for name in ("loss", "mfu_ratio"))
         )
-        return Past(step, loss, mfu)
+        return Past(start, end, step, loss, mfu)
 
     async def _points(self, query: str, times: Mapping[str, str]) -> Points:
         url, form = f"{self._url}/api/v1/query_range", {"query": query, **times}

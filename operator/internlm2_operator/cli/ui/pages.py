@@ -155,7 +155,7 @@ def jobs(
 def job(one: InternLM2Job, now: datetime, past: Past | None = None, missing: str = "") -> Job:
     """Return where a job stands, what it went through, and why it does not go on."""
     status = one.status
-    curves = tuple(_curves(*life(one, now), past)) if past else ()
+    curves = tuple(_curves(past)) if past else ()
     return Job(
         title=f"Job {one.key}",
         why=why.written(one, now),
@@ -174,10 +174,10 @@ def life(one: InternLM2Job, now: datetime) -> tuple[datetime, datetime]:
     return one.status.start_time or one.created, one.status.completion_time or now
 
 
-def _curves(since: datetime, until: datetime, past: Past) -> Iterator[Curve]:
+def _curves(past: Past) -> Iterator[Curve]:
     for name, form, points in (("Loss", ".4f", past.loss), ("MFU, causal", ".1%", past.mfu)):
         if points:
-            yield curve(name, form, points, since.timestamp(), until.timestamp(), past.step)
+            yield curve(name, form, points, past.since, past.until, past.step)
 
 
 def _figures(one: InternLM2Job, now: datetime) -> Iterator[tuple[str, str]]:

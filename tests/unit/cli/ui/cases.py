@@ -28,9 +28,9 @@ CLOSED: Final = Fault(
 OPEN: Final = Fault(id="def456", cause="NodeNotReady", node="gpu-018", times=FaultTimes(signal=after(3500)))
 
 
-PAST: Final = Past(
-    15.0, loss=((T0.timestamp() + 60, 7.5), (T0.timestamp() + 75, 1.9312)), mfu=((T0.timestamp() + 60, 0.331),)
-)
+BEGAN: Final = T0.timestamp() + 60
+UNSEEN: Final = Past(BEGAN, NOW.timestamp(), 15.0)
+PAST: Final = dataclasses.replace(UNSEEN, loss=((BEGAN, 7.5), (BEGAN + 15, 1.9312)), mfu=((BEGAN, 0.331),))
 
 
 def running(**changes: Any) -> InternLM2Job:
@@ -57,7 +57,7 @@ def of_each_kind() -> dict[str, pages.Page]:
         "no jobs": pages.jobs([], NOW, namespace="empty"),
         "job": pages.job(running(), NOW),
         "job with its past": pages.job(running(), NOW, PAST),
-        "job without a past": pages.job(running(), NOW, Past(15.0)),
+        "job without a past": pages.job(running(), NOW, UNSEEN),
         "job that is new": pages.job(job(), NOW),
         "fault": broken,
         "nodes": pages.all_nodes([CORDONED], NOW),

@@ -7,8 +7,7 @@ import pytest
 
 from internlm2_operator.api.status import FaultTimes
 from internlm2_operator.cli.ui import html, pages
-from internlm2_operator.cluster.history import Past
-from tests.unit.cli.ui.cases import CLOSED, CORDONED, NOW, PAST, of_each_kind, rendered, running
+from tests.unit.cli.ui.cases import CLOSED, CORDONED, NOW, PAST, UNSEEN, of_each_kind, rendered, running
 from tests.unit.cli.ui.structure import Document, wrong
 from tests.unit.plan.world import after
 
@@ -86,7 +85,7 @@ def test_a_job_page_says_where_it_stands_and_why() -> None:
 def test_a_job_page_draws_what_prometheus_kept_or_says_why_not() -> None:
     drawn, empty, silent, unasked = (
         Document(rendered(pages.job(running(), NOW, *past)))
-        for past in ((PAST,), (Past(15.0),), (None, "Prometheus does not answer."), ())
+        for past in ((PAST,), (UNSEEN,), (None, "Prometheus does not answer."), ())
     )
     assert drawn.texts("figcaption")[1:] == [
         "Loss: 7.5000 at first, 1.9312 last, between 1.9312 and 7.5000",
