@@ -10,7 +10,7 @@ from lab.chaos.deck import DECK, Planned, deal
 from lab.settings import LabError
 
 TAIL_STEPS: Final = 20
-STEPS_PER_FAULT: Final = 15
+STEPS_PER_FAULT: Final = 25  # a fault takes the time of about 20 on two quiet cores, of fewer on slower ones
 OUTPUT: Final = "bench/results/chaos-SEED.json"
 PICTURE: Final = "docs/images/chaos-SEED.png"
 

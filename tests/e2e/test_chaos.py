@@ -8,6 +8,7 @@ import pytest
 from lab.chaos import judge
 from lab.chaos.__main__ import shake, undisturbed
 from lab.chaos.deck import deal
+from lab.chaos.options import STEPS_PER_FAULT, TAIL_STEPS
 from tests.e2e.world import World
 
 pytestmark = pytest.mark.timeout(1800)  # the faults themselves last minutes
@@ -21,6 +22,7 @@ KINDS: Final = (
 
 
 def test_ten_faults_in_a_row_end_like_an_undisturbed_run(world: World) -> None:
-    ended = shake(world.lab, deal(SEED, len(KINDS), KINDS), undisturbed(world.lab, 160))
+    calm = undisturbed(world.lab, len(KINDS) * STEPS_PER_FAULT + TAIL_STEPS)
+    ended = shake(world.lab, deal(SEED, len(KINDS), KINDS), calm)
     assert judge.problems(ended) == (), f"seed {SEED}"
     assert {outcome.planned.name for outcome in ended.outcomes} == set(KINDS)
