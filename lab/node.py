@@ -249,6 +249,8 @@ class Node:
             "imageGCHighThresholdPercent": 100,
             "nodeStatusUpdateFrequency": "2s",
             "nodeLeaseDurationSeconds": 6,
+            # An operator that faults kill again and again is not a program that crashes when it starts.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "5s"},
             "containerRuntimeEndpoint": f"unix://{self.folder}/c.sock",
             "podLogsDir": f"{self.folder}/pod-logs",
             "volumePluginDir": f"{self.folder}/volume-plugins",

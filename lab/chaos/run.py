@@ -71,8 +71,7 @@ class Run:
         for planned in self.plan:
             self._one(planned)
         self._settle(len(self.plan) + 1)
-        while self._open():
-            self._tick(whole=True)
+        self._until(lambda _: not self._open(), "machines mended at the end", ended=True, whole=True)
         self._until(lambda s: s.status.get("phase") in ENDED, "the end of the job", seconds=3600, ended=True)
 
     def _one(self, planned: Planned) -> None:
@@ -80,8 +79,7 @@ class Run:
             self._settle(planned.number)
         self._wait(planned.pause)
         if planned.card.repaired:
-            while any(o.planned.card.repaired and o.repaired is None for o in self.outcomes):
-                self._tick(whole=True)
+            self._until(lambda _: not self._broken(), f"machines mended before {planned.name}", whole=True)
             self._until(_spared, f"a spare before {planned.name}")
         self.outcomes.append(self._inject(planned))
         say(self._words(self.outcomes[-1]))
@@ -138,6 +136,9 @@ class Run:
             if (o.planned.seconds is not None and o.undone is None) or (o.planned.card.repaired and o.repaired is None)
         ]
 
+    def _broken(self) -> list[Outcome]:
+        return [o for o in self._open() if o.planned.card.repaired]
+
     def _tick(self, *, whole: bool = False) -> None:
         """Undo what has lasted long enough, and repair machines that the job goes on without; `whole`: now."""
         for outcome in self._open():
@@ -156,9 +157,13 @@ class Run:
                 outcome.undone, outcome.arrived = time.time(), len(self.watch.seen.steps)
         elif self._headless():
             return
-        elif whole or lasted > REPAIRED_AFTER or self._over(outcome, self.watch.seen):
+        elif ((whole or lasted > REPAIRED_AFTER) and self._noticed(outcome)) or self._over(outcome, self.watch.seen):
             self.lab.heal(outcome.node)
             outcome.repaired = time.time()
+
+    def _noticed(self, outcome: Outcome) -> bool:
+        """Say whether the cordon is there that has to come: an operator that was killed may need longer."""
+        return not outcome.planned.card.cordoned or self.cordons.on(outcome.node, since=outcome.injected)
 
     def _headless(self) -> bool:
         """Say whether the API server is away by a fault of ours, so that nobody can repair."""
@@ -170,11 +175,12 @@ class Run:
             self._tick()
 
     def _until(
-        self, well: Callable[[Seen], bool], what: str, *, seconds: float = SETTLED_WITHIN, ended: bool = False
-    ) -> None:
+        self, well: Callable[[Seen], bool], what: str, *,
+        seconds: float = SETTLED_WITHIN, ended: bool = False, whole: bool = False,
+    ) -> None:  # fmt: skip
         deadline = time.monotonic() + seconds
         while not well(self.watch.seen):
-            self._tick()
+            self._tick(whole=whole)
             status = self.watch.seen.status
             if not ended and status.get("phase") in ENDED:
                 raise Unsettled(f"{what}: the job ended {status['phase']}; give it more --steps-per-fault")

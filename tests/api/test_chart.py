@@ -97,6 +97,7 @@ ALLOWED: Final = {
     "patch events",
     f"update leases.coordination.k8s.io/internlm2-operator -n {NAMESPACE}",
     f"get configmaps/internlm2-operator-log-rules -n {NAMESPACE}",
+    "get leases.coordination.k8s.io -n kube-node-lease",
 }
 FORBIDDEN: Final = {
     "patch internlm2jobs.training.internlm.io",
@@ -113,6 +114,9 @@ FORBIDDEN: Final = {
     "delete services",
     "delete configmaps",
     "update leases.coordination.k8s.io -n default",
+    "update leases.coordination.k8s.io -n kube-node-lease",
+    "list leases.coordination.k8s.io -n kube-node-lease",
+    "get leases.coordination.k8s.io -n default",
     f"update leases.coordination.k8s.io/another -n {NAMESPACE}",
     "delete networkpolicies.networking.k8s.io",
     "create clusterrolebindings.rbac.authorization.k8s.io",

@@ -9,6 +9,7 @@ from typing import Final
 
 from internlm2_operator.cluster import errors, records
 from internlm2_operator.cluster.gateway import Gateway
+from internlm2_operator.health.contact import LATE
 from internlm2_operator.health.cordon import Cordon, Hold, HoldReason, decide_cordon, observed_drain
 from internlm2_operator.health.diagnose import diagnose, wavers
 from internlm2_operator.health.lemon import DOUBTED_FOR, doubted, lemons, on_probation
@@ -26,6 +27,8 @@ from internlm2_operator.runtime.stakes import jobs_on, limits, stakes
 from internlm2_operator.runtime.world import World
 
 HOLD_SECONDS: Final = 15.0
+# Its lease is asked for so long before a silent node is believed to be lost: jobs go by the same moment.
+AHEAD: Final = timedelta(seconds=2)
 # What is held against a node is written down when it changes, at most so often, and again after so long.
 NOTE_AT_MOST: Final = timedelta(minutes=1)
 NOTE_AGAIN: Final = timedelta(hours=1)
@@ -59,6 +62,7 @@ class NodeReconciler:
         self._coming: dict[str, Cordon] = {}
         self._held: dict[str, Hold] = {}
         self._suspected: dict[str, str] = {}
+        self._renewed: dict[str, str] = {}  # by node whose silence is doubted: when its lease said it was renewed
         self._count_holds()
 
     async def reconcile(self, name: str) -> float | None:
@@ -84,7 +88,9 @@ class NodeReconciler:
         if node is None or node.fault is not None:
             self._forget_hold(name)
         if node is None:
+            self._renewed.pop(name, None)
             return None
+        await self._doubt(node, now)
         signals = self._evidence.signals(self._world, name, now)
         if node.fault is not None:
             await self._lift(node, signals, now)
@@ -102,9 +108,38 @@ class NodeReconciler:
         self._forget_hold(name)
         await self._suspect(node, verdict, now)
         if waiting := [s.doubted - now for s in signals if s.node == name and s.doubted and wavers(s, now)]:
-            return min(waiting).total_seconds()
+            soon = min(waiting)
+            return (soon - AHEAD if soon > AHEAD else soon).total_seconds()
         node = self._world.node(name) or node
         return (node.held.at + DOUBTED_FOR - now).total_seconds() if node.held and doubted(node, now) else None
+
+    async def _doubt(self, node: NodeRecord, now: datetime) -> None:
+        """Doubt the silence of a node for longer when its kubelet has renewed the lease meanwhile.
+
+        A kubelet corrects the condition when it sees the wrong one, in a copy of its Node for which it waits up to a
+        minute once the API server is back (client-go doubles the pause to 30 s, and draws up to as much on top). The
+        lease it renews directly. Its clock may be wrong, so only that the time has changed counts.
+        """
+        if node.excused is None:
+            self._renewed.pop(node.name, None)
+            return
+        before = self._renewed.get(node.name)
+        if before is not None and now < node.excused - AHEAD:
+            return
+        self._renewed[node.name] = renewed = await self._lease(node.name)
+        if before is not None and renewed != before:
+            self._world.excuse(node, now + LATE)
+            log.info("not ready, but renews its lease", extra={"node": node.name})
+
+    async def _lease(self, name: str) -> str:
+        """Return when a node's lease was renewed by the node's own clock; empty where nobody can know."""
+        try:
+            return str((await self._gateway.node_lease(name))["spec"].get("renewTime", ""))
+        except errors.NotFound:
+            return ""
+        except errors.Forbidden as error:
+            log.warning("a silent node is believed without its lease: %s", error, extra={"node": name})
+            return ""
 
     async def _cordon(self, cordon: Cordon, verdict: Verdict) -> None:
         self._coming[cordon.node] = cordon

@@ -6,6 +6,7 @@ Five thousand nodes and ten thousand pods are too many to add up for each look a
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from internlm2_operator.cluster.records import NodeFacts
 from internlm2_operator.plan.snapshot import NodeRecord
@@ -38,6 +39,15 @@ class Room:
         self._nodes[name] = facts
         self._touch(name)
         return True
+
+    def excuse(self, name: str, until: datetime) -> NodeRecord | None:
+        """Doubt until then that a node is lost; returns it as it is now, None for one that is ready or gone."""
+        facts = self._nodes.get(name)
+        if facts is None or facts.record.ready:
+            return None
+        excused = replace(facts, record=replace(facts.record, excused=until))
+        self.put_node(excused)
+        return excused.record
 
     def drop_node(self, name: str) -> None:
         if self._nodes.pop(name, None) is not None:

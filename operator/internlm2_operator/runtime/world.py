@@ -7,6 +7,7 @@ a watch event and the answer to our own write arrive.
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 
 from internlm2_operator.api.job import InternLM2Job
@@ -79,6 +80,8 @@ class World:
         self._room = Room()
         self.unwell = Unwell()
         self.contact = Contact()
+        # By node: the silence, by its beginning, that is doubted for longer, and until when.
+        self._excused: dict[str, tuple[datetime, datetime]] = {}
         self._touched: set[str] = set()
         self._versions = Versions()
         self._uids: dict[str, str] = {}  # of jobs and nodes, by key
@@ -153,19 +156,29 @@ class World:
             return False
         facts = records.node(raw)
         if not facts.record.ready and not facts.record.says_no:
-            excused = self.contact.excuses(facts.record.ready_since)
-            facts = replace(facts, record=replace(facts.record, excused=excused))
+            facts = replace(facts, record=replace(facts.record, excused=self._excuse_of(facts.record)))
         self._uids[f"node {facts.record.name}"] = raw["metadata"]["uid"]
         changed = self._room.put_node(facts)
         if changed:
             self.unwell.put(facts.record)
         return changed
 
+    def excuse(self, node: NodeRecord, until: datetime) -> None:
+        """Doubt until then that a node is lost, however silent."""
+        self._excused[node.name] = (node.ready_since, until)
+        if (doubted := self._room.excuse(node.name, until)) is not None:
+            self.unwell.put(doubted)
+
+    def _excuse_of(self, node: NodeRecord) -> datetime | None:
+        since, until = self._excused.get(node.name, (None, None))
+        return until if since == node.ready_since else self.contact.excuses(node.ready_since)
+
     def drop_node(self, name: str, uid: str) -> None:
         self._versions.bury(uid)
         if self._uids.get(f"node {name}") == uid:
             self._room.drop_node(name)
             self.unwell.drop(name)
+            self._excused.pop(name, None)
             self._ends.pop(name, None)
 
     def put_foreign_pod(self, raw: Object) -> bool:

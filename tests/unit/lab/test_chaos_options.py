@@ -31,6 +31,6 @@ def test_a_run_is_long_enough_for_its_faults_and_its_files_are_named_after_the_s
     options = parse(["--faults", "30", "--seed", "7", "8", "--picture", "SEED.png"])
     assert [(run.seed, len(run.plan)) for run in options.runs] == [(7, 30), (8, 30)]
     assert options.runs[0].plan != options.runs[1].plan
-    assert options.steps == 30 * 15 + 20
+    assert options.steps == 30 * 25 + 20
     assert options.runs[0].output == Path("bench/results/chaos-7.json")
     assert [run.picture for run in options.runs] == [Path("7.png"), Path("8.png")]

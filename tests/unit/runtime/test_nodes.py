@@ -3,19 +3,20 @@
 import asyncio
 import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from internlm2_operator.cluster import errors
 from internlm2_operator.cluster.gateway import Object
 from internlm2_operator.health import condition
+from internlm2_operator.health.contact import LATE
 from internlm2_operator.health.cordon import OPERATOR
 from internlm2_operator.health.history import History
 from internlm2_operator.health.node import WAVERS_FOR, CheckNote, FaultNote, HeldNote
 from internlm2_operator.runtime.evidence import Evidence
 from internlm2_operator.runtime.metrics import Metrics
-from internlm2_operator.runtime.nodes import NodeReconciler
+from internlm2_operator.runtime.nodes import AHEAD, NodeReconciler
 from internlm2_operator.runtime.world import World
 from internlm2_spec import contract
 from tests.api import jobs
@@ -31,6 +32,8 @@ class Server:
         self.nodes = {raw["metadata"]["name"]: raw for raw in nodes}
         self.patches: list[tuple[str, Object]] = []
         self.events: list[Object] = []
+        self.renewed = ["at first"]  # what each look at a lease finds; the last for ever
+        self.right = True  # to read leases
         self.answer = asyncio.Event()
         self.answer.set()
 
@@ -51,6 +54,12 @@ class Server:
             notes.pop(key, None) if value is None else notes.update({key: value})
         raw["metadata"]["resourceVersion"] = str(int(version) + 1000)
         return copy.deepcopy(raw)
+
+    async def node_lease(self, name: str) -> Object:
+        if not self.right:
+            raise errors.Forbidden(name)
+        found = self.renewed.pop(0) if len(self.renewed) > 1 else self.renewed[0]
+        return {"spec": {"renewTime": found} if found else {}}
 
     async def record_event(self, body: Object) -> None:
         self.events.append(body)
@@ -119,6 +128,63 @@ def test_a_kubelet_that_says_no_is_looked_at_when_its_grace_is_over_however_ofte
         assert again is not None
         assert 0 < again <= 10
     assert server.cordons == []
+
+
+def cut_off(*, back: float) -> tuple[Server, World]:
+    """Return a silent node with a pod of ours, and an API server that was away and is back for so many seconds."""
+    now = datetime.now(UTC)
+    raw = raw_node("n1", ready="Unknown")
+    raw["status"]["conditions"][0]["lastTransitionTime"] = (now - timedelta(seconds=back + 1)).isoformat()
+    server, world = Server(raw), World()
+    for seconds, there in ((back + 10, True), (back + 9, False), (back, True)):
+        world.contact = world.contact.heard(now - timedelta(seconds=seconds), answered=there)
+    world.put_node(copy.deepcopy(raw))
+    there_too = pod(2)
+    there_too["spec"]["nodeName"] = "n1"
+    world.put_pod(there_too)
+    return server, world
+
+
+SOON: Final = LATE.total_seconds() - AHEAD.total_seconds() / 2
+LEASES: Final = {
+    "renewed meanwhile": (["at first", "later"], True),
+    "not renewed": (["at first"], False),
+    "without a time": ([""], False),
+}
+
+
+@pytest.mark.parametrize(("renewed", "lives"), LEASES.values(), ids=LEASES)
+def test_a_silent_node_that_renews_its_lease_is_doubted_for_longer(renewed: list[str], lives: bool) -> None:
+    """The condition alone is late: its kubelet has not seen yet that it is wrong."""
+    server, world = cut_off(back=SOON)
+    server.renewed = renewed
+    judge = reconciler(server, world)
+    for _ in range(2):
+        asyncio.run(judge.reconcile("n1"))
+    doubted = world.node("n1")
+    assert doubted is not None
+    assert doubted.excused is not None
+    assert (doubted.excused > datetime.now(UTC) + AHEAD) is lives
+    heartbeat = copy.deepcopy(server.nodes["n1"])
+    heartbeat["metadata"]["resourceVersion"] = "9"
+    world.put_node(heartbeat)
+    assert world.node("n1") == doubted
+    assert server.cordons == []
+
+
+def test_a_silent_node_is_cordoned_when_its_lease_is_not_renewed_either() -> None:
+    server, world = cut_off(back=LATE.total_seconds() + 1)
+    judge = reconciler(server, world)
+    asyncio.run(judge.reconcile("n1"))
+    assert server.cordons == ["n1"]
+
+
+def test_without_the_right_to_read_leases_silence_is_believed(caplog: pytest.LogCaptureFixture) -> None:
+    server, world = cut_off(back=LATE.total_seconds() + 1)
+    server.right = False
+    asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert server.cordons == ["n1"]
+    assert "a silent node is believed without its lease: n1" in caplog.messages
 
 
 def cordoned(*, passed: bool = True, before: bool = False) -> Object:
