@@ -5,17 +5,21 @@ No kubelet runs: the tests say what nodes and pods would say.
 
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
+from internlm2_operator.health.contact import BLIP
 from internlm2_spec import contract
 from tests.api.apiserver import ApiServer, wait_for
-from tests.api.rest import Rest
+from tests.api.rest import Object, Rest
 from tests.api.stage import OperatorProcess, Stage, node_of, on_stage
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.api
 
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+NODE_LOOKS = 'internlm2_operator_reconcile_seconds_count{kind="node"}'
 LOOKS = 'internlm2_operator_source_rounds_total{source="checkpoints"}'
 
 
@@ -144,6 +148,42 @@ def test_an_api_server_that_was_killed_is_found_again(
         stage.wait_for_pods(2)
         print(f"job handled {time.monotonic() - back:.1f} s after the API server was ready again")
     assert process.healthy()
+
+
+def test_after_an_outage_a_node_that_renews_its_lease_is_not_lost_and_one_that_does_not_is(
+    process: OperatorProcess, api: ApiServer, rest: Rest, store: S3Server
+) -> None:
+    """Both are called silent as soon as the API server is back."""
+    with on_stage(rest, store, "leases") as stage:
+        stage.make_nodes("a", "b")
+        stage.make_job()
+        stage.train()
+        lives, dead = (node_of(pod) for pod in stage.pods().values())
+        for node in (lives, dead):
+            rest("POST", LEASES, {"metadata": {"name": node}, "spec": renewed()})
+        api.kill_apiserver()
+        time.sleep(BLIP.total_seconds() + 1)
+        api.start_apiserver()
+        for node in (lives, dead):
+            stage.set_ready(node, ready=False)
+
+        def dead_is_cordoned() -> bool:
+            rest.merge(f"{LEASES}/{lives}", {"spec": renewed()})
+            return _cordoned(rest, dead) is not None
+
+        wait_for(dead_is_cordoned, what="the cordon of the dead node")
+        looks = process.metric(NODE_LOOKS)
+        rest.merge(f"/api/v1/nodes/{lives}", {"metadata": {"labels": {"look": "again"}}})
+        wait_for(lambda: process.metric(NODE_LOOKS) > looks, what="a look at the other")
+        assert _cordoned(rest, lives) is None
+        for node in (lives, dead):
+            rest("DELETE", f"{LEASES}/{node}")
+    assert process.healthy()
+
+
+def renewed() -> Object:
+    """Return what a kubelet writes now."""
+    return {"renewTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")}
 
 
 def test_it_stops_when_told_to_and_leaves_the_lease_to_the_next(process: OperatorProcess, rest: Rest) -> None:
