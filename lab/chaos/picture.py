@@ -1,6 +1,6 @@
 """The picture of a run: every fault in its row, from the break to the next step, and the job's progress below."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,15 @@ from lab.watch import StepSeen
 INCH_A_ROW: Final = 0.24
 
 
-def draw(result: Mapping[str, Any], steps: Iterable[StepSeen], path: Path) -> None:
+def truthful(steps: Collection[StepSeen]) -> list[StepSeen]:
+    """Return the steps between the first and the last, by time: all others are by clocks that a fault changed."""
+    if not steps:
+        return []
+    first, last = (which(steps, key=lambda s: s.step).time for which in (min, max))
+    return sorted((s for s in steps if first <= s.time <= last), key=lambda s: s.time)
+
+
+def draw(result: Mapping[str, Any], steps: Collection[StepSeen], path: Path) -> None:
     """Write the picture as PNG."""
     import matplotlib
 
@@ -19,7 +27,7 @@ def draw(result: Mapping[str, Any], steps: Iterable[StepSeen], path: Path) -> No
 
     faults = result["faults"]
     kinds = sorted({fault["kind"] for fault in faults})
-    start = min([fault["at"] for fault in faults] + [step.time for step in steps], default=0.0)
+    start = min([fault["at"] for fault in faults] + [step.time for step in truthful(steps)], default=0.0)
     figure, (top, below) = pyplot.subplots(
         2, 1, figsize=(14, 4.5 + INCH_A_ROW * len(kinds)), sharex=True, layout="constrained",
         height_ratios=(max(2.0, INCH_A_ROW * len(kinds)), 3.0),
@@ -35,7 +43,7 @@ def draw(result: Mapping[str, Any], steps: Iterable[StepSeen], path: Path) -> No
         " GPUs and kernel log simulated, kubelets, torchrun, S3, Prometheus real"
     )
     _legend(top)
-    ordered = sorted(steps, key=lambda step: step.time)
+    ordered = truthful(steps)
     below.plot([(s.time - start) / 60 for s in ordered], [s.step for s in ordered], ".", markersize=2)
     below.set(xlabel="minutes", ylabel="optimizer step")
     below.grid(alpha=0.3)
