@@ -27,7 +27,8 @@ def draw(result: Mapping[str, Any], steps: Collection[StepSeen], path: Path) -> 
 
     faults = result["faults"]
     kinds = sorted({fault["kind"] for fault in faults})
-    start = min([fault["at"] for fault in faults] + [step.time for step in truthful(steps)], default=0.0)
+    ordered = truthful(steps)
+    start = min([fault["at"] for fault in faults] + [step.time for step in ordered], default=0.0)
     figure, (top, below) = pyplot.subplots(
         2, 1, figsize=(14, 4.5 + INCH_A_ROW * len(kinds)), sharex=True, layout="constrained",
         height_ratios=(max(2.0, INCH_A_ROW * len(kinds)), 3.0),
@@ -43,7 +44,6 @@ def draw(result: Mapping[str, Any], steps: Collection[StepSeen], path: Path) -> 
         " GPUs and kernel log simulated, kubelets, torchrun, S3, Prometheus real"
     )
     _legend(top)
-    ordered = truthful(steps)
     below.plot([(s.time - start) / 60 for s in ordered], [s.step for s in ordered], ".", markersize=2)
     below.set(xlabel="minutes", ylabel="optimizer step")
     below.grid(alpha=0.3)

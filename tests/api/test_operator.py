@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from internlm2_operator.api.base import rfc3339
 from internlm2_operator.health.contact import BLIP
 from internlm2_spec import contract
 from tests.api.apiserver import ApiServer, wait_for
@@ -183,7 +184,7 @@ def test_after_an_outage_a_node_that_renews_its_lease_is_not_lost_and_one_that_d
 
 def renewed() -> Object:
     """Return what a kubelet writes now."""
-    return {"renewTime": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")}
+    return {"renewTime": rfc3339(datetime.now(UTC))}
 
 
 def test_it_stops_when_told_to_and_leaves_the_lease_to_the_next(process: OperatorProcess, rest: Rest) -> None:

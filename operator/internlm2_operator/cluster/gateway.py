@@ -199,10 +199,6 @@ class Gateway:
     async def node(self, name: str) -> Object:
         return await self.call("GET", f"/api/v1/nodes/{name}")
 
-    async def node_lease(self, name: str) -> Object:
-        """Return what the kubelet of a node renews every few seconds, at the latest 10 s."""
-        return await self.call("GET", f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
-
     async def pod(self, namespace: str, name: str) -> Object:
         return await self.call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from internlm2_operator.api.base import rfc3339
 from internlm2_operator.cluster import errors
 from internlm2_operator.cluster.gateway import Gateway, Object
 
@@ -157,4 +158,4 @@ class Lease:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339(datetime.now(UTC))

@@ -32,6 +32,7 @@ AHEAD: Final = timedelta(seconds=2)
 # What is held against a node is written down when it changes, at most so often, and again after so long.
 NOTE_AT_MOST: Final = timedelta(minutes=1)
 NOTE_AGAIN: Final = timedelta(hours=1)
+LEASES: Final = "kube-node-lease"  # the namespace where kubelets renew theirs, each 10 s by default
 LEMONS: Final = 10  # series of the metric
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class NodeReconciler:
     async def _lease(self, name: str) -> str:
         """Return when a node's lease was renewed by the node's own clock; empty where nobody can know."""
         try:
-            return str((await self._gateway.node_lease(name))["spec"].get("renewTime", ""))
+            return str((await self._gateway.lease(LEASES, name))["spec"].get("renewTime", ""))
         except errors.NotFound:
             return ""
         except errors.Forbidden as error:

@@ -55,7 +55,8 @@ class Server:
         raw["metadata"]["resourceVersion"] = str(int(version) + 1000)
         return copy.deepcopy(raw)
 
-    async def node_lease(self, name: str) -> Object:
+    async def lease(self, namespace: str, name: str) -> Object:
+        assert namespace == "kube-node-lease"
         if not self.right:
             raise errors.Forbidden(name)
         found = self.renewed.pop(0) if len(self.renewed) > 1 else self.renewed[0]
