@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.status import MAX_FAULTS, Fault, FaultTimes, arrow_seconds
+from internlm2_operator.health.node import NODE_CHECK_FAILED
 from internlm2_operator.plan.cause import Kind
 from internlm2_operator.plan.causes import cause
 from internlm2_operator.plan.hang import completed
@@ -25,6 +26,8 @@ DEAD: Final = ("NodeNotReady", "NodeGone")
 EXPLAINED_WITHIN: Final = timedelta(seconds=120)
 # Kubernetes calls a node dead at most 50 s after its last word, and a restart that it caused is not over before that.
 CALLED_DEAD_WITHIN: Final = timedelta(seconds=60)
+# Whatever else a node, a GPU or a pod suffers is told at once, or with the next scrape of its metrics.
+TOLD_WITHIN: Final = timedelta(seconds=5)
 # A removed member ends within its grace of one second; a step that is done later is done without it.
 MOVED_ON: Final = timedelta(seconds=20)
 # A time that went through the status has whole microseconds, the trainer's clock has not.
@@ -151,14 +154,25 @@ def _explains(new: Fault, old: Fault) -> bool:
 
 
 def _outlived(new: Fault, old: Fault) -> bool:
-    """Say whether the member that `new` lost still trained after `old`: then it was not the reason of it.
+    """Say whether the job had got over `old` before `new` came: then it was not the reason of it.
 
-    An operator that started after the loss never heard of the member's last step, and goes by the clock.
+    Of a dead node that is told by the last step of its member, in any time. An operator that started after the loss
+    never heard of that step, and goes by the clock.
     """
     last, closed, seen = new.times.last_step, old.times.closed, new.times.signal
     if closed is None:
         return False
-    return last > closed if last is not None else seen is not None and seen - closed > CALLED_DEAD_WITHIN
+    if last is not None and (last > closed or new.cause in DEAD):
+        return last > closed
+    return seen is not None and seen - closed > _told_within(new.cause)
+
+
+def _told_within(name: str) -> timedelta:
+    """Return how long a fault may stay unheard of when the job has already got over it."""
+    if name in DEAD:
+        return CALLED_DEAD_WITHIN
+    # A suspect is checked when the job has gone on without it.
+    return EXPLAINED_WITHIN if name == NODE_CHECK_FAILED else TOLD_WITHIN
 
 
 def _near(new: Fault, old: Fault) -> bool:
@@ -185,6 +199,8 @@ def _with_cordon(fault: Fault, view: View) -> Fault:
         return fault
     note, seen = node.fault, fault.times.signal
     if seen is None or abs(note.signal_at - seen) > EXPLAINED_WITHIN:
+        return fault
+    if fault.times.closed is not None and note.signal_at - fault.times.closed > _told_within(note.cause):
         return fault
     times = fault.times.model_copy(update={"verdict": note.verdict_at, "cordon": note.cordoned_at})
     said = {"cause": note.cause, "gpu": note.gpu, "verdict": "node", "cordoned": True, "times": times}

@@ -1,4 +1,4 @@
-"""When the record of a fault is final, and whose word its times are."""
+"""When the record of a fault is final, what may explain it later, and whose word its times are."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from internlm2_operator.api.status import Fault, FaultTimes
 from internlm2_operator.plan.faults import EXPLAINED_WITHIN, IN_PLACE, final
-from tests.unit.plan.world import GPUS, T0, after, four_nodes, job, trained_world
+from tests.unit.plan.world import GPUS, T0, World, after, four_nodes, job, trained_world
 
 LATE = EXPLAINED_WITHIN.total_seconds()
 OPEN, CLOSED = FaultTimes(signal=T0), FaultTimes(signal=T0, closed=T0)
@@ -43,3 +43,59 @@ def test_a_pod_whose_clock_is_ahead_dates_no_fault_into_the_future(slot: int) ->
     told = [time for time in fault.times.model_dump().values() if time is not None]
     assert max(told) <= world.now
     assert min(seconds for seconds in fault.seconds.values() if seconds is not None) >= 0
+
+
+def since_closed(world: World, seconds: float) -> World:
+    """Let the time come that is so many seconds after the end of the only fault."""
+    (fault,) = world.job.status.faults
+    assert fault.times.closed is not None
+    return world.later((fault.times.closed - world.now).total_seconds() + seconds)
+
+
+# What comes how many seconds after a restart in place is over, and whether it was the reason of that restart.
+AFTERWARDS = {
+    "a rank that was killed, seen a moment later": ("RankKilled", 4, True),
+    "a rank that was killed next": ("RankKilled", 6, False),
+    "a GPU that said so with the next scrape": ("Xid79", 4, True),
+    "a GPU that fell next": ("Xid79", 20, False),
+    "a node that is called dead after its grace": ("NodeNotReady", 50, True),
+    "a node of which nothing was heard since": ("NodeNotReady", 100, True),
+    "a node check of the suspect": ("NodeCheckFailed", 60, True),
+}
+
+
+@pytest.mark.parametrize(("name", "seconds", "explains"), AFTERWARDS.values(), ids=AFTERWARDS)
+def test_what_is_told_late_explains_a_restart_and_what_came_later_does_not(
+    name: str, seconds: float, explains: bool
+) -> None:
+    world = trained_world(job(spares=0), four_nodes(), step=12).later(30)
+    again = world.restarted(11, resumed=10).progress  # and nothing is heard of n2 after its first step
+    silent = {name: dataclasses.replace(said, step_time=said.first_step_time or 0) for name, said in again.items()}
+    world = since_closed(dataclasses.replace(world, progress=silent).settled(), seconds)
+    world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
+    causes = [fault.cause for fault in world.settled().job.status.faults]
+    assert len(causes) == (1 if explains else 2)
+    assert explains is (causes[0] != "ProcessRestart")
+
+
+# The cordon that comes how many seconds after a killed pod was replaced, and whether its node had killed that pod.
+CORDONS = {
+    "a GPU that said so with the next scrape": ("Xid79", 4, True),
+    "a GPU that fell next": ("Xid79", 20, False),
+    "a node that is called dead after its grace": ("NodeNotReady", 50, True),
+    "a node that died next": ("NodeNotReady", 70, False),
+    "a node check of the suspect": ("NodeCheckFailed", 70, True),
+}
+
+
+@pytest.mark.parametrize(("name", "seconds", "explains"), CORDONS.values(), ids=CORDONS)
+def test_a_late_cordon_explains_the_end_of_a_pod_and_that_of_the_next_fault_does_not(
+    name: str, seconds: float, explains: bool
+) -> None:
+    world = trained_world(step=12).later(20).ended(1, 137, reason="Error").settled().later(5).trained(13).settled()
+    (killed,) = world.job.status.faults
+    assert (killed.node, killed.cordoned) == ("n2", False)
+    world = since_closed(world, seconds).faulty("n2", name).settled()
+    explained = next(fault for fault in world.job.status.faults if fault.id == killed.id)
+    assert explained.cause == (name if explains else killed.cause)
+    assert explained.cordoned is explains
