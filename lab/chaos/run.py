@@ -23,6 +23,9 @@ INJECTED_WITHIN: Final = 60.0
 # A machine is taken away once the job goes on without it, or after so long.
 REPAIRED_AFTER: Final = 60.0
 STEPS_BETWEEN: Final = 4  # one or two may have been on their way
+# The same XID on three nodes of a job within a minute is the program's or the fabric's, and rightly cordons nobody.
+ALIKE: Final = 2
+ALIKE_WITHIN: Final = 70.0  # a minute, and what the metrics of the last one may be late
 ENDED: Final = ("Succeeded", "Failed")
 
 
@@ -81,6 +84,7 @@ class Run:
         if planned.card.repaired:
             self._until(lambda _: not self._broken(), f"machines mended before {planned.name}", whole=True)
             self._until(_spared, f"a spare before {planned.name}")
+        self._until(lambda _: self._alike(planned) < ALIKE, f"a minute before one more {planned.name}")
         self.outcomes.append(self._inject(planned))
         say(self._words(self.outcomes[-1]))
 
@@ -135,6 +139,12 @@ class Run:
             for o in self.outcomes
             if (o.planned.seconds is not None and o.undone is None) or (o.planned.card.repaired and o.repaired is None)
         ]
+
+    def _alike(self, planned: Planned) -> int:
+        """Count the faults of the last minute with the same XID."""
+        xid, now = planned.card.xid, time.time()
+        same = [o for o in self.outcomes if xid is not None and o.planned.card.xid == xid]
+        return sum(now - o.injected < ALIKE_WITHIN for o in same)
 
     def _broken(self) -> list[Outcome]:
         return [o for o in self._open() if o.planned.card.repaired]
