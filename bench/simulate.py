@@ -39,11 +39,10 @@ def main() -> None:
     results = [first, *simulated(others)]
     fast, slower, unseen = results[: len(setups)], results[len(setups) : -1], results[-1]
     one = text.median(fast)
-    advice = advise(setups[fast.index(one)], one)
-    told = text.document(scenario, times, fast, slower, advice, against=MINUTES)
+    answer = text.Answer(scenario, times, fast, slower, MINUTES, advise(setups[fast.index(one)], one))
     detection = {"seconds": late.detect_at_least, "seed": unseen.seed, "ettr": round(unseen.ettr, 5)}
-    write(options.output, "bench.simulate", {"oneRun": cost, **told, "lateDetection": detection})
-    print("\n".join(text.lines(scenario, times, fast, slower, advice, against=MINUTES)))
+    write(options.output, "bench.simulate", {"oneRun": cost, **text.document(answer), "lateDetection": detection})
+    print("\n".join(text.lines(answer)))
     print(f"one run took {cost['wallSeconds']} s, {cost['cpuSeconds']} s of CPU, and {cost['plans']} plans")
 
 

@@ -63,10 +63,11 @@ def answer(asked: argparse.Namespace) -> Iterator[str]:
     fast, slow = results[: len(setups)], results[len(setups) :]
     one = text.median(fast)
     advice = advise(setups[fast.index(one)], one)
+    answer = text.Answer(scenario, times, fast, slow, asked.against, advice)
     if asked.output == "json":
-        yield json.dumps(text.document(scenario, times, fast, slow, advice, against=asked.against), indent=1)
+        yield json.dumps(text.document(answer), indent=1)
     else:
-        yield from text.lines(scenario, times, fast, slow, advice, against=asked.against)
+        yield from text.lines(answer)
 
 
 def simulated(setups: list[Setup]) -> Iterable[Result]:

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from internlm2_operator.simulate.account import LOST, Part
@@ -13,25 +14,29 @@ from internlm2_operator.simulate.times import Times, told
 MOST_ROWS = 12
 
 
-def lines(
-    scenario: Scenario,
-    times: Times,
-    results: Sequence[Result],
-    slow: Sequence[Result],
-    advice: Advice,
-    *,
-    against: float,
-) -> Iterator[str]:
-    """Yield the answer: `results` by seed, `slow` the same with every recovery `against` minutes long."""
-    one = median(results)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was simulated: `results` by seed, `slow` the same with every recovery `against` minutes long."""
+
+    scenario: Scenario
+    times: Times
+    results: Sequence[Result]
+    slow: Sequence[Result]
+    against: float
+    advice: Advice
+
+
+def lines(answer: Answer) -> Iterator[str]:
+    """Yield the answer as people read it."""
+    scenario, one = answer.scenario, median(answer.results)
     gpus = scenario.nodes * scenario.gpus_per_node
     yield f"{gpus:,} GPUs on {scenario.nodes:,} nodes, {scenario.spares} spares and {scenario.free_nodes} free nodes"
     yield f"  for {scenario.days:g} days; faults: {source(scenario)}"
-    yield f"  seeds {', '.join(str(r.seed) for r in results)}"
+    yield f"  seeds {', '.join(str(r.seed) for r in answer.results)}"
     yield ""
-    yield _ettr("ETTR with the recovery below", results)
-    if slow:
-        yield _ettr(f"ETTR if every recovery took {against:g} min", slow)
+    yield _ettr("ETTR with the recovery below", answer.results)
+    if answer.slow:
+        yield _ettr(f"ETTR if every recovery took {answer.against:g} min", answer.slow)
     yield f"seed {one.seed}, the median, and all that follows:"
     yield f"  {one.faults} faults, {one.interruptions} interruptions, {one.attempts} attempts, {one.outs} repairs"
     yield ""
@@ -39,22 +44,15 @@ def lines(
     yield ""
     yield from _causes(one)
     yield ""
-    yield from _advice(scenario, one, advice)
+    yield from _advice(scenario, one, answer.advice)
     yield ""
     yield "seconds of each part, and where they are from:"
-    yield from (f"  {value:>20}  {what} ({origin})" for what, value, origin in told(times))
+    yield from (f"  {value:>20}  {what} ({origin})" for what, value, origin in told(answer.times))
 
 
-def document(
-    scenario: Scenario,
-    times: Times,
-    results: Sequence[Result],
-    slow: Sequence[Result],
-    advice: Advice,
-    *,
-    against: float,
-) -> dict[str, Any]:
+def document(answer: Answer) -> dict[str, Any]:
     """Return the same as JSON holds it."""
+    scenario, advice, slow = answer.scenario, answer.advice, answer.slow
     return {
         "nodes": scenario.nodes,
         "gpusPerNode": scenario.gpus_per_node,
@@ -62,16 +60,16 @@ def document(
         "freeNodes": scenario.free_nodes,
         "days": scenario.days,
         "faultsFrom": source(scenario),
-        "ettr": _spread(results),
-        "against": {"recoveryMinutes": against, "ettr": _spread(slow)} if slow else None,
+        "ettr": _spread(answer.results),
+        "against": {"recoveryMinutes": answer.against, "ettr": _spread(slow)} if slow else None,
         "advice": {
             "everySteps": advice.every_steps,
             "memoryEverySteps": advice.memory_every_steps,
             "spares": advice.spares,
             "meanNodesOut": round(advice.out_mean, 2),
         },
-        "seconds": [{"what": what, "value": value, "from": origin} for what, value, origin in told(times)],
-        "seeds": [_one(result) for result in results],
+        "seconds": [{"what": what, "value": value, "from": origin} for what, value, origin in told(answer.times)],
+        "seeds": [_one(result) for result in answer.results],
     }
 
 

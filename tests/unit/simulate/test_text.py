@@ -1,6 +1,7 @@
 """What is printed says which seed it is about, and adds up."""
 
 import json
+from dataclasses import replace
 
 from internlm2_operator.simulate import text
 from internlm2_operator.simulate.account import Part
@@ -13,21 +14,22 @@ from internlm2_operator.simulate.times import Times
 SCENARIO = Scenario(nodes=8, spares=1, days=2)
 RESULTS = [run(setup(SCENARIO, Times(), seed)) for seed in range(3)]
 ADVICE = advise(setup(SCENARIO, Times(), 0), RESULTS[0])
+ALONE = text.Answer(SCENARIO, Times(), RESULTS, slow=[], against=0, advice=ADVICE)
 
 
 def test_text_tells_ettr_of_all_seeds_and_the_control_beside_it() -> None:
-    lines = list(text.lines(SCENARIO, Times(), RESULTS, RESULTS, ADVICE, against=10))
+    lines = list(text.lines(replace(ALONE, slow=RESULTS, against=10)))
     assert lines[0] == "64 GPUs on 8 nodes, 1 spares and 0 free nodes"
     assert LLAMA3.source in lines[1]
     assert [line for line in lines if line.startswith("ETTR")] == [
         text._ettr("ETTR with the recovery below", RESULTS),
         text._ettr("ETTR if every recovery took 10 min", RESULTS),
     ]
-    assert not any("10 min" in line for line in text.lines(SCENARIO, Times(), RESULTS, [], ADVICE, against=0))
+    assert not any("10 min" in line for line in text.lines(ALONE))
 
 
 def test_document_is_json_whose_gpu_hours_add_up() -> None:
-    told = json.loads(json.dumps(text.document(SCENARIO, Times(), RESULTS, [], ADVICE, against=0)))
+    told = json.loads(json.dumps(text.document(ALONE)))
     assert [one["seed"] for one in told["seeds"]] == [0, 1, 2]
     for one in told["seeds"]:
         assert sum(one["gpuHours"].values()) == 9 * 8 * 48
