@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.status import MAX_FAULTS, Fault, FaultTimes, arrow_seconds
-from internlm2_operator.health.node import NODE_CHECK_FAILED
+from internlm2_operator.health.node import NODE_CHECK_FAILED, FaultNote
 from internlm2_operator.plan.cause import Kind
 from internlm2_operator.plan.causes import cause
 from internlm2_operator.plan.hang import completed
@@ -130,12 +130,13 @@ def _reformed_without(view: View, loss: Loss) -> datetime | None:
     """Return when the others started again without a lost member, if they have already.
 
     torchrun puts a spare in a dead member's place before Kubernetes calls the node dead, so the
-    proof of the loss may be older than its signal.
+    proof of the loss may be older than its signal. A member that was well for longer than that had only become a spare.
     """
     if (last := _last_step(view, loss)) is None:
         return None
     later = [p.started_time for p in view.progress.values() if p.started_time > last.timestamp() + CLOCK_GRAIN]
-    return view.told(min(later)) if later else None
+    formed = view.told(min(later)) if later else None
+    return formed if formed and loss.signal_at - formed <= _told_within(loss.cause) else None
 
 
 def _last_step(view: View, loss: Loss) -> datetime | None:
@@ -156,15 +157,13 @@ def _explains(new: Fault, old: Fault) -> bool:
 def _outlived(new: Fault, old: Fault) -> bool:
     """Say whether the job had got over `old` before `new` came: then it was not the reason of it.
 
-    Of a dead node that is told by the last step of its member, in any time. An operator that started after the loss
-    never heard of that step, and goes by the clock.
+    The member that `new` lost trained on, or what it suffered would have been told by then. The clock alone is left for
+    an operator that started after the loss, and for a member that torchrun had made a spare: neither tells of steps.
     """
     last, closed, seen = new.times.last_step, old.times.closed, new.times.signal
     if closed is None:
         return False
-    if last is not None and (last > closed or new.cause in DEAD):
-        return last > closed
-    return seen is not None and seen - closed > _told_within(new.cause)
+    return (last is not None and last > closed) or (seen is not None and seen - closed > _told_within(new.cause))
 
 
 def _told_within(name: str) -> timedelta:
@@ -198,13 +197,22 @@ def _with_cordon(fault: Fault, view: View) -> Fault:
     if fault.cordoned or node is None or node.fault is None or not cause(fault.cause).symptom:
         return fault
     note, seen = node.fault, fault.times.signal
-    if seen is None or abs(note.signal_at - seen) > EXPLAINED_WITHIN:
-        return fault
-    if fault.times.closed is not None and note.signal_at - fault.times.closed > _told_within(note.cause):
+    if seen is None or abs(note.signal_at - seen) > EXPLAINED_WITHIN or _came_later(note, fault, view):
         return fault
     times = fault.times.model_copy(update={"verdict": note.verdict_at, "cordon": note.cordoned_at})
     said = {"cause": note.cause, "gpu": note.gpu, "verdict": "node", "cordoned": True, "times": times}
     return fault.model_copy(update=said | {"evidence": tuple(e[:1024] for e in note.evidence[:16])})
+
+
+def _came_later(note: FaultNote, old: Fault, view: View) -> bool:
+    """Say whether a cordon is that of a later fault: it has a record, its node trained on, or it is told too late."""
+    if any(f.node == old.node and f.times.cordon == note.cordoned_at for f in view.status.faults):
+        return True
+    if (closed := old.times.closed) is None:
+        return False
+    mine = (view.progress.get(pod.name) for pod in view.members.values() if pod.node == old.node)
+    trained_on = any(p is not None and view.told(p.step_time) > closed for p in mine)
+    return trained_on or note.signal_at - closed > _told_within(note.cause)
 
 
 def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tuple[Fault, ...]:

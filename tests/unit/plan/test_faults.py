@@ -52,6 +52,12 @@ def since_closed(world: World, seconds: float) -> World:
     return world.later((fault.times.closed - world.now).total_seconds() + seconds)
 
 
+def unheard(world: World) -> World:
+    """Let nothing have been heard after the first step of each process."""
+    said = {name: dataclasses.replace(p, step_time=p.first_step_time or 0.0) for name, p in world.progress.items()}
+    return dataclasses.replace(world, progress=said)
+
+
 # What comes how many seconds after a restart in place is over, and whether it was the reason of that restart.
 AFTERWARDS = {
     "a rank that was killed, seen a moment later": ("RankKilled", 4, True),
@@ -59,7 +65,7 @@ AFTERWARDS = {
     "a GPU that said so with the next scrape": ("Xid79", 4, True),
     "a GPU that fell next": ("Xid79", 20, False),
     "a node that is called dead after its grace": ("NodeNotReady", 50, True),
-    "a node of which nothing was heard since": ("NodeNotReady", 100, True),
+    "a node that died next": ("NodeNotReady", 70, False),
     "a node check of the suspect": ("NodeCheckFailed", 60, True),
 }
 
@@ -69,9 +75,22 @@ def test_what_is_told_late_explains_a_restart_and_what_came_later_does_not(
     name: str, seconds: float, explains: bool
 ) -> None:
     world = trained_world(job(spares=0), four_nodes(), step=12).later(30)
-    again = world.restarted(11, resumed=10).progress  # and nothing is heard of n2 after its first step
-    silent = {name: dataclasses.replace(said, step_time=said.first_step_time or 0) for name, said in again.items()}
-    world = since_closed(dataclasses.replace(world, progress=silent).settled(), seconds)
+    world = since_closed(unheard(world.restarted(11, resumed=10)).settled(), seconds)
+    world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
+    causes = [fault.cause for fault in world.settled().job.status.faults]
+    assert len(causes) == (1 if explains else 2)
+    assert explains is (causes[0] != "ProcessRestart")
+
+
+@pytest.mark.parametrize(("name", "seconds", "explains"), AFTERWARDS.values(), ids=AFTERWARDS)
+def test_the_end_of_one_that_had_become_a_spare_is_told_by_the_clock(name: str, seconds: float, explains: bool) -> None:
+    """The others formed without it, as they do without a dead member, and nothing is heard of it since."""
+    world = trained_world(step=12).later(30)
+    again, names = world.restarted(11, resumed=10).progress, {pod.slot: pod.name for pod in world.pods}
+    taken = dataclasses.replace(again[names[1]], incarnation=0)
+    before = world.progress[names[1]]
+    world = dataclasses.replace(world, progress={**again, names[1]: before, names[2]: taken}).settled()
+    world = since_closed(world, seconds)
     world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
     causes = [fault.cause for fault in world.settled().job.status.faults]
     assert len(causes) == (1 if explains else 2)
@@ -95,7 +114,19 @@ def test_a_late_cordon_explains_the_end_of_a_pod_and_that_of_the_next_fault_does
     world = trained_world(step=12).later(20).ended(1, 137, reason="Error").settled().later(5).trained(13).settled()
     (killed,) = world.job.status.faults
     assert (killed.node, killed.cordoned) == ("n2", False)
-    world = since_closed(world, seconds).faulty("n2", name).settled()
+    world = since_closed(unheard(world), seconds).faulty("n2", name).settled()
     explained = next(fault for fault in world.job.status.faults if fault.id == killed.id)
     assert explained.cause == (name if explains else killed.cause)
     assert explained.cordoned is explains
+
+
+def test_a_cordon_explains_no_end_after_which_the_node_has_trained() -> None:
+    """Torchrun may start the processes of a killed member again on the same node."""
+    world = trained_world(step=12).later(20).ended(1, 137, reason="Error").settled().later(5).trained(13).settled()
+    (killed,) = world.job.status.faults
+    assert "n2" in world.on.values()
+    world = world.later(3).trained(20).faulty("n2").settled()
+    assert [(fault.cause, fault.cordoned) for fault in world.job.status.faults] == [
+        (killed.cause, False),
+        ("Xid79", True),
+    ]
