@@ -127,7 +127,7 @@ class Agent:
     def _see(self, seen: kernel.Seen, at: datetime) -> None:
         if isinstance(seen, kernel.DriverLoaded):
             self.known = replace(self.known, kept=restarted(self.known.kept))
-        elif isinstance(seen, kernel.FilesystemFailed | kernel.LinkLost):
+        elif isinstance(seen, kernel.FilesystemFailed | kernel.LinkChanged):
             self._look.set()  # the log says when to look, the measurement whether it concerns us
         elif (new := event_of(seen, at)) is not None:
             self._metrics.events.labels(new.cause).inc()

@@ -190,8 +190,10 @@ def _repeated(seen: Seen) -> Verdict | None:
 
 
 def _application(seen: Seen) -> Verdict | None:
-    """What a program causes, XIDs or the limit of memory that its pod met: the process restarts, the node stays."""
+    """What takes a process and no more: an error that the GPU contained, a program's code, a limit of memory."""
     caused = [s for s in seen.mine if s.kind is Kind.XID and rule_of(s.xid or 0).act is Act.RESTART]
+    if contained := [s for s in caused if s.xid == CONTAINED]:  # the memory is the GPU's, whoever's process it took
+        return _verdict(Blame.NODE, contained[0], seen.mine, Action.RESTART, "the GPU contained its error")
     if caused:
         return _verdict(Blame.USER, caused[0], seen.mine, Action.RESTART, "a program's code")
     ends = [s for s in seen.mine if s.kind is Kind.POD_EXIT]  # without one some other container was killed

@@ -23,6 +23,7 @@ class Words:
     again: bool = False
     waits: bool = False
     stopped: bool = False  # a pod ended because somebody wanted it to
+    ended: frozenset[str] = frozenset()  # nodes on which a pod has ended
     lost: str = ""  # node of a pod that the cluster took away or killed
     stalled: bool = False
     hung_before: bool = False
@@ -37,14 +38,17 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
     goes before a mere suspicion; a trusted suspicion before what one rank says; hints and blindness come last.
     """
     order = sorted(verdicts, key=lambda v: (v.signal_at or now, v.node))
-    for blame in (Blame.NODE, Blame.FABRIC):
-        if found := [v for v in order if v.blame is blame]:
-            return min(found, key=lambda v: not v.certain) if blame is Blame.NODE else replace(found[0], node="")
+    if convicted := [v for v in order if v.cordon]:
+        return min(convicted, key=lambda v: not v.certain)
+    if shared := [v for v in order if v.blame is Blame.FABRIC]:
+        return replace(shared[0], node="")
     root = words.root
     common = root is not None and root.common and root.blame is Blame.USER
     suspected = [v for v in order if v.blame is Blame.UNKNOWN and _trusted(v)]
     if suspected and not common:
         return suspected[0]
+    if (contained := [v for v in order if v.blame is Blame.NODE]) and not common:
+        return contained[0]
     program = [v for v in order if v.blame is Blame.USER]
     if program and (root is None or root.blame not in (Blame.USER, Blame.NONE)):
         return replace(program[0], node="", gpu="")  # the driver's word goes before a rank's
@@ -61,6 +65,9 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
 
 def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
     root = words.root
+    going = [v for v in order if v.action is Action.DRAIN and v.node in words.ended]
+    if left := [v for v in going if root is None or root.node in ("", v.node)]:
+        return left[0]  # its pods were told to end, and the others lost them
     if words.behind:
         return _plain(Blame.UNKNOWN, "Stalled", Action.CHECK, "one rank is behind, all others wait", words.behind)
     if hinted := [v for v in order if v.blame is Blame.UNKNOWN and v.action is Action.CHECK]:

@@ -81,10 +81,15 @@ class FilesystemFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkLost:
-    """A network interface lost its link. A hint to look: it may be one of a container."""
+class LinkChanged:
+    """A network interface lost its link or has it back. A hint to look: it may be one of a container.
+
+    `device` is the address of the hardware; empty where the line names none.
+    """
 
     interface: str
+    up: bool = False
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ Seen = (
     | DriverFailed
     | DriverLoaded
     | FilesystemFailed
-    | LinkLost
+    | LinkChanged
     | OutOfMemory
     | MemoryLimit
     | MachineCheck
@@ -134,6 +139,13 @@ _SXID: Final = re.compile(
     re.A,
 )
 _LOST: Final = re.compile(rf"NVRM: (?:GPU|GPU at) (?:PCI:)?{_PCI}: GPU has fallen off the bus\b", re.A)
+# One record of three lines, whose ends the kernel writes as \x0a: what the driver says of a GPU that it finds dead.
+_BREAK: Final = r"(?:\\x0a|\s)+(?:NVRM: )?"
+_GONE: Final = re.compile(
+    rf"NVRM: The NVIDIA GPU {_PCI}{_BREAK}\(PCI ID: [0-9a-f]{{4}}:[0-9a-f]{{4}}\){_BREAK}"
+    rf"installed in this system has{_BREAK}fallen off the bus\b",
+    re.A,
+)
 _FAILED: Final = re.compile(rf"NVRM: (?:GPU {_PCI}: )?RmInitAdapter failed!", re.A)
 _LOADED: Final = re.compile(r"NVRM: loading NVIDIA UNIX ", re.A)
 _EXT4: Final = re.compile(
@@ -146,8 +158,8 @@ _XFS: Final = re.compile(
 _OOM: Final = re.compile(r"Out of memory: Killed process (?P<pid>\d{1,10}) \(", re.A)
 _LIMIT: Final = re.compile(r"Memory cgroup out of memory: Killed process (?P<pid>\d{1,10}) \(", re.A)
 _LINK: Final = re.compile(
-    r"(?:[\w-]{1,32} [0-9a-f:.]{12,16} )?(?P<interface>[\w.-]{1,15}): (?:[\w-]{1,32}: )?"
-    r"(?:NIC )?[Ll]ink (?:is )?[Dd]own\b"
+    r"(?:[\w-]{1,32} (?P<device>[0-9a-f:.]{12,16}) )?(?P<interface>[\w.-]{1,15}): (?:[\w-]{1,32}: )?"
+    r"(?:NIC )?[Ll]ink (?:is )?(?:(?P<up>[Uu]p)|[Dd]own)\b"
 )
 _MCE: Final = re.compile(r"mce: \[Hardware Error\]: (?P<where>CPU \d{1,5}): Machine Check Exception: ", re.A)
 # Firmware counts corrected errors too, on healthy nodes thousands a day: only the others are told.
@@ -191,13 +203,13 @@ def read(text: str) -> Seen | None:
     if _FIRMWARE.match(text) is not None:
         return MachineCheck("")
     found = _LINK.match(text)
-    return LinkLost(found["interface"]) if found else None
+    return LinkChanged(found["interface"], found["up"] is not None, found["device"] or "") if found else None
 
 
 def _driver(text: str) -> Seen | None:
     if (found := _XID.match(text)) is not None:
         return XidSeen(int(found["code"]), found["pci"].lower(), _NAME.sub("", found["text"], count=1))
-    if (found := _LOST.match(text)) is not None:
+    if (found := _LOST.match(text) or _GONE.match(text)) is not None:
         return GpuLost(found["pci"].lower())
     if (found := _FAILED.match(text)) is not None:
         return DriverFailed((found["pci"] or "").lower())

@@ -33,6 +33,8 @@ _STEP: Final = re.compile(r'\{"step": \d+, "loss": ')
 # The collective that timed out, counted in its process group; older lines do not name the group.
 _COLLECTIVE: Final = re.compile(r"WorkNCCL\(SeqNum=(\d{1,18})\b")
 _GROUP: Final = re.compile(r"\[(PG .*?) Rank \d+\]")
+# The driver writes into the kernel's log: in a rank's own, somebody printed its words.
+_HEARSAY: Final = re.compile(r"\bNVRM: ")
 _VARIABLE: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
@@ -89,14 +91,16 @@ def pick(
 ) -> RootCause | None:
     """Return what explains the others, None when no line is about a fault.
 
-    A cause goes before a symptom, then the first in time as far as clocks can tell, then what the table knows before
-    any other exception, then the lowest rank. Symptoms alone name nobody, except the one rank that the others wait
-    for: that shows none while all others do, or whose collective is an earlier one than that of all others. `world`
-    is the number of ranks where it is known; else the ranks are those up to the highest that wrote a line. Lines may
-    come in any order; of one rank, those of the same time keep theirs. `called` is for the evidence alone.
+    A cause goes before hearsay and before a symptom, then the first in time as far as clocks can tell, then what the
+    table knows before any other exception, then the lowest rank. Symptoms alone name nobody, except the one rank that
+    the others wait for: that shows none while all others do, or whose collective is an earlier one than that of all
+    others. `world` is the number of ranks where it is known; else the ranks are those up to the highest that wrote a
+    line. Lines may come in any order; of one rank, those of the same time keep theirs. `called` is for the evidence
+    alone.
     """
     hits = _hits(lines, rulebook or Rulebook())
-    causes = [hit for hit in hits if hit.rule.weight is Weight.CAUSE]
+    found = [hit for hit in hits if hit.rule.weight is Weight.CAUSE]
+    causes = [hit for hit in found if not _HEARSAY.search(hit.text)] or found
     homes = {line.rank: line.node for line in sorted(lines, key=lambda line: (line.at, line.node))}
     ranks = set(range(world)) if world else set(homes)
     if causes:

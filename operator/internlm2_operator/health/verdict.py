@@ -55,8 +55,8 @@ class Verdict:
 
     @property
     def cordon(self) -> bool:
-        """Whether the node deserves a cordon."""
-        return self.blame is Blame.NODE
+        """Whether the node deserves a cordon; an error that its GPU contained asks for new processes alone."""
+        return self.blame is Blame.NODE and self.action is not Action.RESTART
 
     @property
     def certain(self) -> bool:

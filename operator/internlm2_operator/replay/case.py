@@ -112,7 +112,7 @@ def case(raw: Any) -> Case:
         seen=tuple(_observation(one, index) for index, one in enumerate(_get(raw, "signals", list))),
         expected=_expected(_get(raw, "expect", dict)),
         domains={str(node): str(domain) for node, domain in (job.get("topology") or {}).items()},
-        mode=Mode(job.get("mode", Mode.ENFORCE)),
+        mode=Mode(job.get("mode") or raw.get("mode") or Mode.ENFORCE),
         smallest=None if smallest is None else int(smallest) + int(job.get("spares") or 0),
     )
 

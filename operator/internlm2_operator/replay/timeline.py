@@ -42,13 +42,15 @@ class Heard:
     _told: dict[str, str] = field(default_factory=dict)  # by node: message of GPUHealthy
     _notices: dict[str, Signal] = field(default_factory=dict)
     _down: dict[str, Signal] = field(default_factory=dict)
+    _links: dict[tuple[str, str], Signal] = field(default_factory=dict)  # that are down, by node and interface
     _memory: edges.Memory | None = None
 
     def standing(self) -> list[Signal]:
         """Return the edges, and the levels as they stand now."""
         levels = [s for node in self._ready.values() if (s := not_ready(node))]
         agent = [s for node, text in self._told.items() for s in condition.signals(node, condition.events(text))]
-        return [self._of(s) for s in (*self.signals, *levels, *agent, *self._notices.values(), *self._down.values())]
+        noted = (*self._notices.values(), *self._down.values(), *self._links.values())
+        return [self._of(s) for s in (*self.signals, *levels, *agent, *noted)]
 
     def notice(self, node: str) -> str:
         """Return what announces the end of a node, empty when nothing does."""
@@ -87,9 +89,17 @@ class Heard:
         if one.fields.get("facility", kernel.KERNEL) != kernel.KERNEL:
             return
         seen = kernel.read(_STAMP.sub("", str(one.fields.get("line") or ""), count=1))
-        event = condition.event_of(seen, one.at) if seen is not None else None
-        if event is not None:
+        if isinstance(seen, kernel.LinkChanged) and seen.device:
+            self._link(one, seen)
+        elif seen is not None and (event := condition.event_of(seen, one.at)) is not None:
             self.signals += condition.signals(one.node, [event])
+
+    def _link(self, one: Observation, seen: kernel.LinkChanged) -> None:
+        """Take what the agent measures next: a link of the hardware stays down until the kernel has it up again."""
+        self._links.pop((one.node, seen.interface), None)
+        if not seen.up:
+            down = condition.event("LinkDown", seen.interface, one.at, "the kernel's word")
+            self._links[one.node, seen.interface] = next(condition.signals(one.node, [down]))
 
     def _condition(self, one: Observation) -> None:
         status, message = str(one.fields.get("status")), str(one.fields.get("message") or "")

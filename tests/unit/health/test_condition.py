@@ -151,7 +151,7 @@ def test_a_start_of_the_driver_ends_what_is_a_gpus() -> None:
 
 
 def test_lines_that_only_tell_where_to_look_are_no_events() -> None:
-    hints = (kernel.LinkLost("eth0"), kernel.FilesystemFailed("sda1"), kernel.DriverLoaded())
+    hints = (kernel.LinkChanged("eth0"), kernel.FilesystemFailed("sda1"), kernel.DriverLoaded())
     assert [event_of(hint, NOW) for hint in hints] == [None, None, None]
 
 

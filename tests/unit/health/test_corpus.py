@@ -37,7 +37,7 @@ XID_LINE: Final = re.compile(r"^NVRM: Xid \(PCI:[0-9a-fA-F:.]+\): (\d+),")
 
 def complaints(name: str, case: Case) -> list[str]:
     """Return what is wrong with one case, nothing for a good one."""
-    if extra := {"id", "source", "story", "job", "signals", "expect"} ^ (set(case) - {"tags"}):
+    if extra := {"id", "source", "story", "job", "signals", "expect"} ^ (set(case) - {"tags", "mode"}):
         return [f"case: {sorted(extra)} missing or unknown"]
     found = [] if case["id"] == name else [f"id: {case['id']} is not the file's name"]
     found += [f"{field}: empty" for field in ("source", "story", "signals") if not case[field]]
@@ -71,11 +71,15 @@ def _expectation(case: Case) -> list[str]:
     if extra := {"class", "node", "gpu", "cordon", "action", "why"} ^ (set(want) - {"cordons"}):
         return [f"expect: {sorted(extra)} missing or unknown"]
     kept = {"observe", "minimum"} & set(case.get("tags", ()))
+    contained = want["action"] == "restart"  # the node's own, and over with the process
     checks = {
         f"class: {want['class']} unknown": want["class"] in CLASSES,
         f"action: {want['action']} unknown": want["action"] in ACTIONS,
         "cordon: only a node at fault is cordoned": not want["cordon"] or want["class"] == "node",
-        "cordon: a node at fault is, unless its tag says why not": want["class"] != "node" or want["cordon"] or kept,
+        "cordon: a node at fault is, unless its tag says why not": want["class"] != "node"
+        or want["cordon"]
+        or kept
+        or contained,
         "action: does not fit cordon": (want["action"] in CORDONS) == want["cordon"] or kept,
         "node: missing or unknown": want["node"]
         in _nodes(case["job"]) | ({None} if want["class"] != "node" else set()),

@@ -10,7 +10,7 @@ from internlm2_operator.health.kernel import (
     DriverLoaded,
     FilesystemFailed,
     GpuLost,
-    LinkLost,
+    LinkChanged,
     MachineCheck,
     MemoryLimit,
     OutOfMemory,
@@ -116,9 +116,16 @@ SEEN = {
         MemoryLimit(4242),
     ),
     "no memory on the node": ("Out of memory: Killed process 4242 (python) total-vm:1kB", OutOfMemory(4242)),
-    "a NIC loses its link": ("mlx5_core 0000:17:00.0 ens1f0: Link down", LinkLost("ens1f0")),
+    "a NIC loses its link": ("mlx5_core 0000:17:00.0 ens1f0: Link down", LinkChanged("ens1f0", device="0000:17:00.0")),
     "another NIC does": ("igb 0000:01:00.0 eth0: igb: eth0 NIC Link is Down", None),
-    "a third": ("ixgbe 0000:01:00.0 eth0: NIC Link is Down", LinkLost("eth0")),
+    "a third": ("ixgbe 0000:01:00.0 eth0: NIC Link is Down", LinkChanged("eth0", device="0000:01:00.0")),
+    "a link that is back": ("mlx5_core 0000:17:00.0 ens1f0: Link up", LinkChanged("ens1f0", True, "0000:17:00.0")),
+    "a link of a container": ("eth0: Link down", LinkChanged("eth0")),
+    "a GPU that the driver finds dead": (
+        r"NVRM: The NVIDIA GPU 0000:b3:00.0\x0aNVRM: (PCI ID: 10de:26b5) installed in this system has\x0a"
+        r"NVRM: fallen off the bus and is not responding to commands.",
+        GpuLost("0000:b3:00.0"),
+    ),
     "a machine check": (
         "mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 7: be00000000800400",
         MachineCheck("CPU 3"),
