@@ -77,17 +77,24 @@ _GRAVITY: Final = {
     "DeviceUnhealthy": Gravity.SUSPECT,
     "DiskReadOnly": Gravity.SUSPECT,
     "LinkDown": Gravity.SUSPECT,
+    "GpuUnhealthy": Gravity.SUSPECT,
     "DiskFull": Gravity.DEGRADED,
     "ClockSkew": Gravity.DEGRADED,
     "DevicePluginRestarting": Gravity.BLIND,
     "KernelLogUnreadable": Gravity.BLIND,
 }
+
 _CODE: Final = re.compile(r"(S?Xid)(\d{1,6})", re.A)
 _ENTRY: Final = re.compile(
     r"(?P<cause>S?Xid \d{1,6}|[A-Z][A-Za-z0-9]{0,62})(?: on (?P<where>[!-~]{1,100}))?"
     r" at (?P<at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)(?: \((?P<detail>[^;()]+)\))?",
     re.A,
 )
+
+
+def known(cause: str) -> bool:
+    """Say whether a cause is one that the agent writes."""
+    return cause in _GRAVITY or _CODE.fullmatch(cause) is not None
 
 
 def event(cause: str, where: str, at: datetime, detail: str = "") -> Event:

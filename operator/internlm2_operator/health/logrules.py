@@ -37,6 +37,7 @@ class LogRule:
 _USER, _NODE, _FABRIC, _UNKNOWN, _NOBODY = Blame.USER, Blame.NODE, Blame.FABRIC, Blame.UNKNOWN, Blame.NONE
 _CAUSE, _SYMPTOM = Weight.CAUSE, Weight.SYMPTOM
 
+UNANSWERED: Final = "ib-completion"
 _PG_NCCL: Final = "PyTorch, ProcessGroupNCCL.cpp"
 _CUDART: Final = "CUDA runtime, cudaGetErrorString"
 _NCCL: Final = "NCCL, ncclGetErrorString"
@@ -276,7 +277,7 @@ _AROUND: Final = (
             r"|unhandled (?:system|cuda) error",
             _UNKNOWN, "CollectiveFailed", _SYMPTOM, f"{_NCCL}; {_PG_NCCL}"),
     # Error 12 says that the other side did not answer: its port or cable, or just its process.
-    LogRule("ib-completion", r"NET/IB.*: Got completion (?:from peer|with error)",
+    LogRule(UNANSWERED, r"NET/IB.*: Got completion (?:from peer|with error)",
             _UNKNOWN, "PeerLost", _SYMPTOM, "NCCL, net_ib.cc; NVIDIA/nccl#426"),
     LogRule("gloo-general", r"/gloo/[\w/]+\.(?:cc|h):\d+\]|Gloo connectFullMesh failed",
             _UNKNOWN, "CollectiveFailed", _SYMPTOM, "gloo"),

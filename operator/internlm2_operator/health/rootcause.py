@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from internlm2_operator.health.diagnose import COMMON_WITHIN
-from internlm2_operator.health.logrules import EXCEPTION, LogRule, Weight
+from internlm2_operator.health.diagnose import COMMON_NODES, COMMON_WITHIN
+from internlm2_operator.health.logrules import EXCEPTION, UNANSWERED, LogRule, Weight
 from internlm2_operator.health.rulebook import Rulebook, clean
 from internlm2_operator.health.tracebacks import Entry, gather
 from internlm2_operator.health.verdict import Blame
@@ -25,6 +25,7 @@ TOLERANCE: Final = timedelta(seconds=1)
 UNKNOWN_CAUSE: Final = "Unknown"
 SILENT: Final = "RankSilent"
 BEHIND: Final = "RankBehind"
+FABRIC: Final = "FabricErrors"
 MAX_EVIDENCE: Final = 8
 _MAX_WORDS: Final = 300
 
@@ -165,6 +166,8 @@ def _only_symptoms(hits: Sequence[_Hit], ranks: set[int], homes: dict[int, str],
     evidence = _evidence(first, hits, called, same=0, of=len(ranks))
     if len(silent) == 1:
         rank, cause, words = silent[0], SILENT, f"{called(silent[0])} says nothing while all others wait"
+    elif _everywhere(hits, set(homes.values())):
+        return RootCause(Blame.FABRIC, FABRIC, first.rule.name, "", None, first.at, evidence, common=True)
     elif (behind := _behind(hits)) is not None:
         rank, cause, words = behind, BEHIND, f"{called(behind)} is at an earlier collective than all others"
     else:
@@ -173,6 +176,11 @@ def _only_symptoms(hits: Sequence[_Hit], ranks: set[int], homes: dict[int, str],
         Blame.UNKNOWN, cause, first.rule.name, _home(rank, homes), rank, first.at,
         (words, *evidence)[:MAX_EVIDENCE], common=False,
     )  # fmt: skip
+
+
+def _everywhere(hits: Iterable[_Hit], nodes: set[str]) -> bool:
+    """Say whether every node found that another one did not answer over InfiniBand: then none of them just went."""
+    return len(nodes) >= COMMON_NODES and nodes <= {hit.node for hit in hits if hit.rule.name == UNANSWERED}
 
 
 def _behind(hits: Iterable[_Hit]) -> int | None:

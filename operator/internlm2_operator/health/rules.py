@@ -66,6 +66,10 @@ _ROWS: Final = (
         "DeviceUnhealthy", "the device plugin offers fewer GPUs than the node has", Weight.SUSPECT,
         Action.CORDON_RESET, "Kubernetes device plugins",
     ),
+    SignalRule(
+        "GpuUnhealthy", "condition GPUHealthy is False, by a reason that no row has", Weight.SUSPECT, Action.CORDON,
+        _OURS,
+    ),
     SignalRule("DriverFailed", "kernel log: RmInitAdapter failed", Weight.SUSPECT, Action.CORDON_REBOOT, _OURS),
     SignalRule("SXidFatal", "kernel log: SXid, fatal", Weight.SUSPECT, Action.CORDON_REBOOT, "DCGM SXID_ERROR"),
     SignalRule("MachineCheck", "kernel log: hardware error", Weight.SUSPECT, Action.CORDON_REBOOT, _OURS),

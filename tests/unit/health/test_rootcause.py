@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internlm2_operator.health.rootcause import BEHIND, SILENT, UNKNOWN_CAUSE, RankLine, RootCause, pick
+from internlm2_operator.health.rootcause import BEHIND, FABRIC, SILENT, UNKNOWN_CAUSE, RankLine, RootCause, pick
 from internlm2_operator.health.rulebook import Rulebook, parse
 from internlm2_operator.health.verdict import Blame
 from tests.examples import few
@@ -159,8 +159,11 @@ CASES = {
     "a port that fails before completions without an answer": Case(
         [*say(0, 4, PORT), *crowd(20, IB_12, without(4))], Blame.FABRIC, "LinkDown", "ib-port-error", 4,
     ),
-    "completions without an answer name nobody": Case(
-        crowd(0, IB_12), Blame.UNKNOWN, UNKNOWN_CAUSE, "ib-completion", None,
+    "completions without an answer on all nodes are the fabric": Case(
+        crowd(0, IB_12), Blame.FABRIC, FABRIC, "ib-completion", None, common=True,
+    ),
+    "those of all nodes but one name nobody: it may have gone": Case(
+        [*crowd(0, IB_12, without(0, 1)), *crowd(0, REMOTE, (0, 1))], Blame.UNKNOWN, UNKNOWN_CAUSE, "nccl-remote", None,
     ),
     "timeouts on all ranks name nobody": Case(
         crowd(600, NCCL_TIMEOUT), Blame.UNKNOWN, UNKNOWN_CAUSE, "nccl-watchdog-timeout", None,
