@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from internlm2_operator.health.diagnose import COMMON_NODES, COMMON_WITHIN
 from lab import scene
 from lab.chaos.cordons import CordonWatch
 from lab.chaos.deck import Hits, Planned
@@ -23,9 +24,9 @@ INJECTED_WITHIN: Final = 60.0
 # A machine is taken away once the job goes on without it, or after so long.
 REPAIRED_AFTER: Final = 60.0
 STEPS_BETWEEN: Final = 4  # one or two may have been on their way
-# The same XID on three nodes of a job within a minute is the program's or the fabric's, and rightly cordons nobody.
-ALIKE: Final = 2
-ALIKE_WITHIN: Final = 70.0  # a minute, and what the metrics of the last one may be late
+# The same XID on so many nodes of a job at once is the program's or the fabric's, and rightly cordons nobody.
+ALIKE: Final = COMMON_NODES - 1
+ALIKE_WITHIN: Final = COMMON_WITHIN.total_seconds() + 10.0  # what the metrics of the last one may be late
 ENDED: Final = ("Succeeded", "Failed")
 
 
@@ -143,8 +144,8 @@ class Run:
     def _alike(self, planned: Planned) -> int:
         """Count the faults of the last minute with the same XID."""
         xid, now = planned.card.xid, time.time()
-        same = [o for o in self.outcomes if xid is not None and o.planned.card.xid == xid]
-        return sum(now - o.injected < ALIKE_WITHIN for o in same)
+        recent = [o.planned.card.xid for o in self.outcomes if now - o.injected < ALIKE_WITHIN]
+        return recent.count(xid) if xid is not None else 0
 
     def _broken(self) -> list[Outcome]:
         return [o for o in self._open() if o.planned.card.repaired]

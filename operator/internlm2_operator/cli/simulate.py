@@ -63,11 +63,11 @@ def answer(asked: argparse.Namespace) -> Iterator[str]:
     fast, slow = results[: len(setups)], results[len(setups) :]
     one = text.median(fast)
     advice = advise(setups[fast.index(one)], one)
-    answer = text.Answer(scenario, times, fast, slow, asked.against, advice)
+    told = text.Answer(scenario, times, fast, slow, asked.against, advice)
     if asked.output == "json":
-        yield json.dumps(text.document(answer), indent=1)
+        yield json.dumps(text.document(told), indent=1)
     else:
-        yield from text.lines(answer)
+        yield from text.lines(told)
 
 
 def simulated(setups: list[Setup]) -> Iterable[Result]:

@@ -77,13 +77,11 @@ _GRAVITY: Final = {
     "DeviceUnhealthy": Gravity.SUSPECT,
     "DiskReadOnly": Gravity.SUSPECT,
     "LinkDown": Gravity.SUSPECT,
-    "GpuUnhealthy": Gravity.SUSPECT,
     "DiskFull": Gravity.DEGRADED,
     "ClockSkew": Gravity.DEGRADED,
     "DevicePluginRestarting": Gravity.BLIND,
     "KernelLogUnreadable": Gravity.BLIND,
 }
-
 _CODE: Final = re.compile(r"(S?Xid)(\d{1,6})", re.A)
 _ENTRY: Final = re.compile(
     r"(?P<cause>S?Xid \d{1,6}|[A-Z][A-Za-z0-9]{0,62})(?: on (?P<where>[!-~]{1,100}))?"
@@ -93,7 +91,7 @@ _ENTRY: Final = re.compile(
 
 
 def known(cause: str) -> bool:
-    """Say whether a cause is one that the agent writes."""
+    """Say whether a cause is a code, or one for which the agent calls a node unwell."""
     return cause in _GRAVITY or _CODE.fullmatch(cause) is not None
 
 

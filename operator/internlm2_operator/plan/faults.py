@@ -147,23 +147,23 @@ def _last_step(view: View, loss: Loss) -> datetime | None:
 
 def _explains(new: Fault, old: Fault) -> bool:
     """Say whether `new` is the reason of what `old` only saw: a restart somewhere, or a symptom on the same node."""
-    if old.cordoned or not _near(new, old) or _outlived(new, old):
+    if old.cordoned or not _near(new, old) or _over(old, new.cause, new.times.signal, new.times.last_step):
         return False
     if old.action == IN_PLACE:
         return True
     return cause(old.cause).symptom and old.node == new.node != "" and new.verdict == "node"
 
 
-def _outlived(new: Fault, old: Fault) -> bool:
-    """Say whether the job had got over `old` before `new` came: then it was not the reason of it.
+def _over(old: Fault, name: str, seen: datetime | None, last: datetime | None) -> bool:
+    """Say whether the job had got over `old` before a fault `name` came: then that was not the reason of it.
 
-    The member that `new` lost trained on, or what it suffered would have been told by then. The clock alone is left for
-    an operator that started after the loss, and for a member that torchrun had made a spare: neither tells of steps.
+    Who suffered it had trained on, its `last` step tells, or it would have been told by then. The clock alone is left
+    for an operator that started after the loss, and for a member that torchrun had made a spare.
     """
-    last, closed, seen = new.times.last_step, old.times.closed, new.times.signal
+    closed = old.times.closed
     if closed is None:
         return False
-    return (last is not None and last > closed) or (seen is not None and seen - closed > _told_within(new.cause))
+    return (last is not None and last > closed) or (seen is not None and seen - closed > _told_within(name))
 
 
 def _told_within(name: str) -> timedelta:
@@ -205,14 +205,12 @@ def _with_cordon(fault: Fault, view: View) -> Fault:
 
 
 def _came_later(note: FaultNote, old: Fault, view: View) -> bool:
-    """Say whether a cordon is that of a later fault: it has a record, its node trained on, or it is told too late."""
+    """Say whether a cordon is that of a later fault: it has a record of its own, or the job had got over `old`."""
     if any(f.node == old.node and f.times.cordon == note.cordoned_at for f in view.status.faults):
         return True
-    if (closed := old.times.closed) is None:
-        return False
     mine = (view.progress.get(pod.name) for pod in view.members.values() if pod.node == old.node)
-    trained_on = any(p is not None and view.told(p.step_time) > closed for p in mine)
-    return trained_on or note.signal_at - closed > _told_within(note.cause)
+    last = max((view.told(p.step_time) for p in mine if p is not None), default=None)
+    return _over(old, note.cause, note.signal_at, last)
 
 
 def _restart_in_place(view: View, known: tuple[Fault, ...], now: datetime) -> tuple[Fault, ...]:

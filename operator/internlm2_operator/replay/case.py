@@ -10,6 +10,7 @@ from typing import Any, Final
 from internlm2_operator.health.cordon import Mode
 from internlm2_operator.health.verdict import Blame
 from internlm2_spec.config import Refused
+from internlm2_spec.contract import FailureClass
 
 KINDS: Final = frozenset(
     {"kernel_log", "metric", "node_condition", "pod_exit", "rank_log", "progress", "prometheus_down"}
@@ -27,6 +28,7 @@ ALIASES: Final = {
     "UUID": "gpu",
     "condition": "type",
 }
+TERMINATION_ALIASES: Final = {"class": "failure", "exitCode": "exit_code", "firstFailingRank": "first_failing_rank"}
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -130,7 +132,24 @@ def _observation(raw: Any, index: int) -> Observation:
     fields = {ALIASES.get(str(key), str(key)): value for key, value in raw.items()}
     if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields and "message" in fields:
         fields["line"] = fields["message"]
+    if isinstance(said := fields.get("termination"), dict):
+        fields["termination"] = _termination(said, fields.get("code"))
     return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)
+
+
+def _termination(said: Mapping[str, Any], code: object) -> dict[str, Any]:
+    """Return a termination object in the trainer's words, with what people leave out filled in.
+
+    A traceback is a program's, whatever else the object lacks.
+    """
+    read = {TERMINATION_ALIASES.get(key, key): value for key, value in said.items()}
+    read.setdefault("exit_code", code if isinstance(code, int) else 1)
+    read.setdefault("reason", str(read.get("exception") or read.get("message") or "Unknown"))
+    if read.get("failure") not in list(FailureClass) and (read.get("traceback") or read.get("exception")):
+        read["failure"] = FailureClass.USER
+    if isinstance(lines := read.get("traceback"), list):
+        read["traceback"] = "\n".join(map(str, lines))
+    return read
 
 
 def _expected(raw: Mapping[str, Any]) -> Expected:

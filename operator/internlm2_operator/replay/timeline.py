@@ -18,7 +18,7 @@ from internlm2_operator.plan.cause import Kind as CauseKind
 from internlm2_operator.plan.exits import End, exit_of, signal_of
 from internlm2_operator.plan.snapshot import PodPhase, PodRecord
 from internlm2_operator.replay.case import START, Case, Observation
-from internlm2_spec.contract import FailureClass, Termination
+from internlm2_spec.contract import Termination
 
 # A step that takes longer is a stall; in other phases nothing is known of how long they may take.
 STALL_SECONDS: Final = 60.0
@@ -132,7 +132,7 @@ class Heard:
             exit_code=code if isinstance(code, int) else None, reason=str(one.fields.get("reason") or ""),
             message="" if said else str(one.fields.get("message") or ""),
             disruption=str(one.fields.get("disruption") or ""),
-            termination=_termination(said, code) if isinstance(said, Mapping) else None,
+            termination=Termination.from_json(json.dumps(said)) if isinstance(said, Mapping) else None,
         )  # fmt: skip
         self.ends.append(pod)
         suspicion = signal_of(pod)
@@ -225,22 +225,6 @@ def _agent_words(one: Observation, status: str, message: str) -> str:
     if reason and not condition.known(reason):  # it is the agent's word all the same, and no user can write it
         reason, message = "GpuUnhealthy", f"{reason}: {message}"
     return condition.condition([condition.event(reason, "", one.at, message)]).message if reason else ""
-
-
-def _termination(said: Mapping[str, Any], code: object) -> Termination | None:
-    """Return what a trainer left behind; names of fields as people write them, and what they leave out, are filled in.
-
-    A traceback is a program's, whatever else the object lacks.
-    """
-    aliases = {"class": "failure", "exitCode": "exit_code", "firstFailingRank": "first_failing_rank"}
-    read = {aliases.get(key, key): value for key, value in said.items()}
-    read.setdefault("exit_code", code if isinstance(code, int) else 1)
-    read.setdefault("reason", str(read.get("exception") or read.get("message") or "Unknown"))
-    if read.get("failure") not in list(FailureClass) and (read.get("traceback") or read.get("exception")):
-        read["failure"] = FailureClass.USER
-    if isinstance(lines := read.get("traceback"), list):
-        read["traceback"] = "\n".join(map(str, lines))
-    return Termination.from_json(json.dumps(read))
 
 
 def _sample(at: datetime, metrics: list[Observation], before: edges.Sample | None) -> edges.Sample:

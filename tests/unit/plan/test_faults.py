@@ -70,16 +70,21 @@ AFTERWARDS = {
 }
 
 
+def check_afterwards(world: World, name: str, seconds: float, explains: bool) -> None:
+    """Let it come to the member of slot 1 on n2, and see whose record it is in."""
+    world = since_closed(world, seconds)
+    world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
+    causes = [fault.cause for fault in world.settled().job.status.faults]
+    assert len(causes) == (1 if explains else 2)
+    assert explains is (causes[0] != "ProcessRestart")
+
+
 @pytest.mark.parametrize(("name", "seconds", "explains"), AFTERWARDS.values(), ids=AFTERWARDS)
 def test_what_is_told_late_explains_a_restart_and_what_came_later_does_not(
     name: str, seconds: float, explains: bool
 ) -> None:
     world = trained_world(job(spares=0), four_nodes(), step=12).later(30)
-    world = since_closed(unheard(world.restarted(11, resumed=10)).settled(), seconds)
-    world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
-    causes = [fault.cause for fault in world.settled().job.status.faults]
-    assert len(causes) == (1 if explains else 2)
-    assert explains is (causes[0] != "ProcessRestart")
+    check_afterwards(unheard(world.restarted(11, resumed=10)).settled(), name, seconds, explains)
 
 
 @pytest.mark.parametrize(("name", "seconds", "explains"), AFTERWARDS.values(), ids=AFTERWARDS)
@@ -90,11 +95,7 @@ def test_the_end_of_one_that_had_become_a_spare_is_told_by_the_clock(name: str, 
     taken = dataclasses.replace(again[names[1]], incarnation=0)
     before = world.progress[names[1]]
     world = dataclasses.replace(world, progress={**again, names[1]: before, names[2]: taken}).settled()
-    world = since_closed(world, seconds)
-    world = world.ended(1, 137, reason="Error") if name == "RankKilled" else world.faulty("n2", name)
-    causes = [fault.cause for fault in world.settled().job.status.faults]
-    assert len(causes) == (1 if explains else 2)
-    assert explains is (causes[0] != "ProcessRestart")
+    check_afterwards(world, name, seconds, explains)
 
 
 # The cordon that comes how many seconds after a killed pod was replaced, and whether its node had killed that pod.
