@@ -118,11 +118,9 @@ def one_fault(lab: Lab, watch: JobWatch, kind: str) -> dict[str, float]:
         case _:
             lab.fault("xid", node=node, gpu=0, xid=79)
 
-    cordons = injection.fault != "process-kill"  # torchrun may go on before Kubernetes calls a node dead
-
     def healed(seen: Seen) -> list[dict[str, Any]]:
-        fresh = [fault for fault in seen.closed if fault["id"] not in before]
-        return [fault for fault in fresh if fault.get("cordoned") or not cordons]
+        over = seen.closed if injection.fault == "process-kill" else seen.cordoned
+        return [fault for fault in over if fault["id"] not in before]
 
     watch.wait(lambda seen: bool(healed(seen)), seconds=300, what=f"{kind} healed")
     seen = watch.seen

@@ -52,7 +52,7 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     _, node = watch.seen.member(first=False)
     injected[node] = time.time()
     lab.fault("node-kill", node=node)
-    watch.wait(lambda seen: len(seen.closed) >= 1, seconds=300, what=f"the fault of {node} closed")
+    watch.wait(lambda seen: len(seen.cordoned) >= 1, seconds=300, what=f"the fault of {node} closed")
     resumed = watch.seen.last_step
     watch.wait(
         lambda seen: seen.last_step >= resumed + STEPS_BETWEEN_FAULTS and seen.midway(),
@@ -62,7 +62,7 @@ def play(lab: Lab, watch: JobWatch, injected: dict[str, float]) -> None:
     _, node = watch.seen.member(first=True)
     injected[node] = time.time()
     lab.fault("xid", node=node, gpu=0, xid=79)
-    watch.wait(lambda seen: len(seen.closed) >= 2, seconds=300, what=f"the fault of {node} closed")
+    watch.wait(lambda seen: len(seen.cordoned) >= 2, seconds=300, what=f"the fault of {node} closed")
     watch.wait(
         lambda seen: seen.status.get("phase") in ("Succeeded", "Failed"),
         seconds=FINISH_SECONDS,

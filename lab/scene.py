@@ -26,7 +26,7 @@ WAITING = ("--wait", "--timeout", "120s")
 
 def kubectl(*args: str, stdin: str | None = None) -> str:
     """Run kubectl and return what it printed; its message becomes the error's."""
-    return _run("kubectl", *args, stdin=stdin, seconds=120)
+    return _run("kubectl", *args, stdin=stdin, seconds=150)
 
 
 def helm(*args: str) -> str:

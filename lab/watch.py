@@ -74,6 +74,11 @@ class Seen:
         return [fault for fault in self.faults if (fault.get("times") or {}).get("closed")]
 
     @property
+    def cordoned(self) -> list[dict[str, Any]]:
+        """Closed faults whose node is cordoned: torchrun may go on with a spare before Kubernetes calls a node dead."""
+        return [fault for fault in self.closed if fault.get("cordoned")]
+
+    @property
     def open(self) -> list[dict[str, Any]]:
         """Faults whose first step is still to come."""
         return [fault for fault in self.faults if fault not in self.closed]

@@ -5,10 +5,18 @@ wall-clock seconds since the epoch, taken just before the break.
 """
 
 import json
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from internlm2_spec.contract import ANNOTATION_CHECK, ANNOTATION_FAULT, ANNOTATION_HELD, ANNOTATION_HISTORY, TAINT_FAULT
+from internlm2_spec.contract import (
+    ANNOTATION_CHECK,
+    ANNOTATION_FAULT,
+    ANNOTATION_HELD,
+    ANNOTATION_HISTORY,
+    ANNOTATION_RESET,
+    TAINT_FAULT,
+)
 from lab import process
 from lab.faults import clock, gpus, nodes, processes, servers
 from lab.faults.record import Kind, Record, recorded, save
@@ -84,8 +92,10 @@ def _take_back(lab: "Lab", name: str) -> None:
         return
     # The node controller owns its own taints: they are written back as they were, ours only is left out.
     keep = [taint for taint in taints if taint["key"] != "node.kubernetes.io/unschedulable"]
+    # An operator that started anew meanwhile reads the XID again, as if it had come after the cordon.
+    notes = dict.fromkeys(sorted(remembered)) | {ANNOTATION_RESET: datetime.now(UTC).isoformat()}
     patch = {
-        "metadata": {"annotations": dict.fromkeys(sorted(remembered))},
+        "metadata": {"annotations": notes},
         "spec": {"unschedulable": None, "taints": keep or None},
     }
     lab.kubectl("patch", "node", name, "--type=merge", "-p", json.dumps(patch))

@@ -36,7 +36,7 @@ def test_operator_killed_at_fifty_random_moments_is_as_if_it_had_lived(world: Wo
         assert set(injected) == {"ProcessRestart", "NodeNotReady"}, f"seed {SEED}: the job did not get that far"
         noted = watch.seen.last_step
         watch.wait(
-            lambda s: s.last_step >= noted + 10 and len(s.closed) == len(injected),
+            lambda s: s.last_step >= noted + 10 and len(s.closed) == len(injected) and bool(s.cordoned),
             seconds=240, what=f"steps after all that (seed {SEED})",
         )  # fmt: skip
 

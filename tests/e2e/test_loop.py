@@ -51,7 +51,7 @@ def test_node_kill_heals_and_replays_to_the_last_bit(world: World) -> None:
         watch.wait(lambda s: s.checkpoint >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=False)
         world.lab.fault("node-kill", node=node)
-        watch.wait(lambda s: bool(s.closed), seconds=300, what="node-kill healed")
+        watch.wait(lambda s: bool(s.cordoned), seconds=300, what="node-kill healed")
         assert world.cordoned() == {node}
         watch.wait(lambda s: s.status.get("phase") == "Succeeded", seconds=300, what="the end of the job")
         assert bit_equal(watch.seen.steps), replayed(watch.seen.steps)

@@ -52,7 +52,7 @@ def test_slot_0_lost_with_its_node_heals_and_replays_to_the_last_bit(world: Worl
         attempt = watch.seen.status["attempt"]
         _, node = watch.seen.member(first=True)
         world.lab.fault("node-kill", node=node)
-        watch.wait(lambda s: bool(s.closed), seconds=300, what="node-kill of slot 0 healed")
+        watch.wait(lambda s: bool(s.cordoned), seconds=300, what="node-kill of slot 0 healed")
         assert world.cordoned() == {node}
         assert watch.seen.status["attempt"] == attempt + 1
         assert agree(watch.seen.steps), replayed(watch.seen.steps)

@@ -44,7 +44,7 @@ def lived(world: World) -> Iterator[Lived]:
         watch.wait(lambda s: s.checkpoint >= 5 and s.midway(), seconds=240, what="first checkpoint")
         _, node = watch.seen.member(first=False)
         world.lab.fault("node-kill", node=node)
-        watch.wait(lambda s: bool(s.closed), seconds=300, what="node-kill healed")
+        watch.wait(lambda s: bool(s.cordoned), seconds=300, what="node-kill healed")
         resumed = watch.seen.last_step
         watch.wait(lambda s: s.last_step >= resumed + 15, seconds=240, what="steps after the fault")
         yield Lived(watch, began, node)

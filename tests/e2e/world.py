@@ -39,8 +39,8 @@ class World:
                 yield watch
         finally:
             scene.kubectl("delete", "internlm2job", name, "--ignore-not-found", "--wait=true")
+            self.lab.heal()  # no kubelet of a dead node says that its pod is gone
             scene.kubectl("wait", "--for=delete", "pod", "-l", f"{LABEL_JOB}={name}", "--timeout=120s")
-            self.lab.heal()
 
     @contextlib.contextmanager
     def operator_process(self, folder: Path) -> Iterator[OperatorProcess]:
