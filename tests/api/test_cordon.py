@@ -88,6 +88,30 @@ def test_what_the_agent_still_says_of_before_the_check_cordons_nobody_after_a_re
     assert not note(rest, fresh)
 
 
+def test_a_node_whose_note_a_person_takes_off_is_not_cordoned_for_the_same_again(
+    process: OperatorProcess, nodes: Stage, rest: Rest
+) -> None:
+    """Neither by the operator that knows the cordon, nor by one that starts later and hears the agent's old words."""
+    mended, sick = nodes.make_nodes("mended", "sick")
+    report(rest, mended, 95)
+    wait_for(lambda: note(rest, mended), what="cordon")
+    report(rest, mended, 79)  # a second fault, while it is cordoned for the first
+    rest.merge(f"/api/v1/nodes/{mended}", {
+        "metadata": {"annotations": {contract.ANNOTATION_FAULT: None}},
+        "spec": {"unschedulable": None, "taints": None},
+    })  # fmt: skip
+    wait_for(lambda: contract.ANNOTATION_RESET in seen(rest, mended)["metadata"]["annotations"], what="a word of it")
+    process.kill()
+    report(rest, sick, 95)
+    process.start()
+    wait_for(lambda: note(rest, sick), what="cordon of the other")
+    assert not note(rest, mended)
+    assert not seen(rest, mended)["spec"].get("unschedulable")
+    rest("DELETE", f"/api/v1/nodes/{sick}")  # it would count for the breaker
+    report(rest, mended, 64)
+    assert wait_for(lambda: note(rest, mended), what="cordon for what came since")["cause"] == "Xid64"
+
+
 def test_what_enforcing_would_have_done_is_counted_and_noted(
     process: OperatorProcess, rest: Rest, store: S3Server
 ) -> None:

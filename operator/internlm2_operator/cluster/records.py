@@ -86,6 +86,7 @@ def node(raw: Object) -> NodeFacts:
         held=HeldNote.from_json(notes.get(contract.ANNOTATION_HELD, "")),
         notice=maintenance.notice(taints, status.get("conditions", ()), labels, notes),
         reset=_time(notes.get(contract.ANNOTATION_RESET, "")),
+        created=datetime.fromisoformat(meta["creationTimestamp"]),
     )
     return NodeFacts(record, {k: _extended(v) for k, v in status.get("allocatable", {}).items() if "/" in k})
 

@@ -6,7 +6,8 @@ that came while nobody looked.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -72,6 +73,7 @@ class Memory:
     known: frozenset[Gpu]  # every GPU that was seen and not yet reported as missing
     counts: Mapping[XidCount, float]
     missing: Mapping[Gpu, frozenset[float]] = field(default_factory=dict)  # scrapes without it
+    lost: frozenset[Gpu] = frozenset()  # those that were reported, and have not come back
     counters: Mapping[GpuCounter, tuple[float, float]] = field(default_factory=dict)  # scrape and value
     heard: Mapping[str, datetime] = field(default_factory=dict)  # by node: when a target of it last existed
 
@@ -88,8 +90,9 @@ def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
     # Where a code is counted, the count alone speaks: queries of one batch may fall on both sides of a
     # scrape, and the gauge would tell the same XID a second time.
     changed = sorted((gpu, xid) for gpu, xid in _changed(memory.last, now) if (*gpu, xid) not in now.counts)
-    moved = _moved(memory, now)
-    missing = _missing(memory, now, moved)
+    away = _moved(memory, now)
+    away |= _exchanged(memory, now, away)
+    missing = _missing(memory, now, away)
     gone = {gpu for gpu, scrapes in missing.items() if len(scrapes) >= MISSING_SCRAPES}
     signals = (
         *(_xid(now.at, (node, gpu), xid, detail) for (node, gpu, xid), detail in counted.items()),
@@ -99,10 +102,13 @@ def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
         *(_blind(now.at, node) for node in sorted(now.down)),
     )
     heard = _heard(memory, now)
-    known = frozenset(gpu for gpu in (memory.known - moved) | now.gpus if gpu[0] in heard) - gone
+    # What an incomplete answer shows for the first time may have come in the place of what it does not show.
+    fresh = now.gpus if now.complete else frozenset[Gpu]()
+    known = frozenset(gpu for gpu in (memory.known - away) | fresh if gpu[0] in heard) - gone
     remembered = Memory(
         last=now,
         known=known,
+        lost=frozenset(gpu for gpu in (memory.lost | gone) - now.gpus if gpu[0] in heard),
         counts={**_unread(memory, now, heard), **now.counts},
         missing={gpu: scrapes for gpu, scrapes in missing.items() if gpu not in gone},
         counters={**{key: value for key, value in memory.counters.items() if key[:2] in known}, **_read(now)},
@@ -134,6 +140,30 @@ def _moved(memory: Memory, now: Sample) -> set[Gpu]:
     return {gpu for gpu in memory.known - now.gpus if gpu[1] in homes}
 
 
+def _exchanged(memory: Memory, now: Sample, moved: set[Gpu]) -> set[Gpu]:
+    """Return the GPUs of nodes that show others in their place: somebody changed the hardware, or the machine.
+
+    A node that shows none of those that it had, and others, is another machine under the same name.
+    """
+    if not now.complete:
+        return set()
+    had, shows = _by_node(memory.known - moved), _by_node(now.gpus)
+    fresh = _by_node(now.gpus - memory.known - memory.lost)
+    found: set[Gpu] = set()
+    for node, new in fresh.items():
+        absent = had.get(node, set()) - shows[node]
+        if len(new) >= len(absent) or absent == had[node]:
+            found |= absent
+    return found
+
+
+def _by_node(gpus: Iterable[Gpu]) -> dict[str, set[Gpu]]:
+    found: dict[str, set[Gpu]] = defaultdict(set)
+    for gpu in gpus:
+        found[gpu[0]].add(gpu)
+    return found
+
+
 def _counted(memory: Memory, now: Sample) -> Iterator[tuple[XidCount, str]]:
     """Counts that rose. A series that was not there counts as 0, also after an exporter's restart."""
     for key, value in now.counts.items():
@@ -149,13 +179,13 @@ def _changed(before: Sample, now: Sample) -> set[tuple[Gpu, int]]:
     return changed - shown
 
 
-def _missing(memory: Memory, now: Sample, moved: set[Gpu]) -> dict[Gpu, frozenset[float]]:
+def _missing(memory: Memory, now: Sample, away: set[Gpu]) -> dict[Gpu, frozenset[float]]:
     """Count scrapes, not samples: Prometheus may scrape less often than we ask."""
     if not now.complete:
         return dict(memory.missing)
     return {
         gpu: memory.missing.get(gpu, frozenset()) | {now.scraped[gpu[0]]}
-        for gpu in memory.known - now.gpus - moved
+        for gpu in memory.known - now.gpus - away
         if gpu[0] in now.scraped and gpu[0] not in now.down
     }
 

@@ -165,6 +165,7 @@ class NodeRecord:
     held: HeldNote | None = None  # what was found against it without a cordon
     notice: str = ""  # what announces that the node will go
     reset: datetime | None = None  # faults up to then were dealt with, says a person or a passed check
+    created: datetime | None = None  # what was said before of a node with its name is about another machine
 
 
 def domain(node: NodeRecord, label: str) -> str:

@@ -43,6 +43,17 @@ def decide_uncordon(node: NodeRecord, signals: Sequence[Signal], now: datetime) 
     return Uncordon(node.name, history.lifted(now), settled=max(settled, node.reset or settled))
 
 
+def taken_off(node: NodeRecord) -> bool:
+    """Say whether a person took our note off a node, and nobody has written down that its faults were dealt with.
+
+    Who did so has judged the node: what was said of it until then must not cordon it once more.
+    """
+    last = node.history.last
+    if node.fault is not None or last is None or last.lifted is not None:
+        return False
+    return node.reset is None or node.reset < last.at
+
+
 def kept_because(node: NodeRecord) -> str | None:
     """Return why a cordon of ours stays on, None where a passed check lifts it."""
     note, check = node.fault, node.check

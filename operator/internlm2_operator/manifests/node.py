@@ -5,6 +5,7 @@ that is still at the resourceVersion that was read. Applying one twice changes n
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from internlm2_operator.health.cordon import Cordon
@@ -49,6 +50,11 @@ def uncordon_patch(made: Uncordon, node: Mapping[str, Any]) -> Manifest:
         "metadata": _version(node) | {"annotations": notes},
         "spec": {"unschedulable": None, "taints": _taints_of_others(node)},
     }
+
+
+def reset_patch(at: datetime) -> Manifest:
+    """Return what notes that the faults of a node up to then were dealt with."""
+    return {"metadata": {"annotations": {ANNOTATION_RESET: at.isoformat()}}}
 
 
 def checked_patch(node: str, note: CheckNote) -> Manifest:

@@ -29,6 +29,7 @@ ALIASES: Final = {
     "condition": "type",
 }
 TERMINATION_ALIASES: Final = {"class": "failure", "exitCode": "exit_code", "firstFailingRank": "first_failing_rank"}
+GPUS: Final = 8
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +62,7 @@ class Case:
     domains: Mapping[str, str] = field(default_factory=dict)
     mode: Mode = Mode.ENFORCE
     smallest: int | None = None  # nodes that the job needs, spares among them
+    gpus: int = GPUS  # of each node, whether a signal names them or not
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ def case(raw: Any) -> Case:
     jobs = {str(job.get("name") or "job"): _nodes(job)}
     for other in job.get("otherJobs") or ():
         jobs[str(_get(other, "name", str))] = _nodes(other)
-    smallest = job.get("minNodes")
+    smallest, gpus = job.get("minNodes"), job.get("gpusPerNode")
     return Case(
         id=_get(raw, "id", str),
         jobs=jobs,
@@ -116,6 +118,7 @@ def case(raw: Any) -> Case:
         domains={str(node): str(domain) for node, domain in (job.get("topology") or {}).items()},
         mode=Mode(job.get("mode") or raw.get("mode") or Mode.ENFORCE),
         smallest=None if smallest is None else int(smallest) + int(job.get("spares") or 0),
+        gpus=gpus if isinstance(gpus, int) else GPUS,
     )
 
 

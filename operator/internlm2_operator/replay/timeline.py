@@ -159,8 +159,20 @@ class Heard:
         if self._memory is None:
             self._memory = edges.baseline(sample)
             return
-        found, self._memory = edges.edges(self._memory, sample)
+        found, self._memory = edges.edges(self._unnamed(self._memory, sample), sample)
         self.signals += [s for s in found if s.kind is not Kind.EXPORTER_DOWN]
+
+    def _unnamed(self, memory: edges.Memory, sample: edges.Sample) -> edges.Memory:
+        """Return what was known, and the GPUs that the case did not name before: a scrape shows all, a case but a few.
+
+        More of a node than the job says that it has are new there.
+        """
+        known = memory.known
+        for node in {node for node, _ in sample.gpus - known}:
+            named = {gpu for gpu in (known | memory.lost | sample.gpus) if gpu[0] == node}
+            if len(named) <= self.case.gpus:
+                known |= named - memory.lost
+        return replace(memory, known=known)
 
     def behind(self, now: datetime) -> tuple[str, int] | None:
         """Return node and rank of the one rank that is behind all others while everybody waits, if there is one."""

@@ -35,7 +35,6 @@ class Evidence:
         self._edges: dict[str, list[Signal]] = {}
         self._blind: dict[str, Signal] = {}
         self._forgotten = datetime.min.replace(tzinfo=UTC)
-        self._spent: dict[str, datetime] = {}  # when each node was cordoned: what its condition said until then
 
     def add(self, signals: Iterable[Signal], world: World) -> set[str]:
         """Keep what one sample of Prometheus showed about nodes that exist; returns the nodes to look at.
@@ -54,10 +53,6 @@ class Evidence:
             self._edges[node] = _gravest(kept)
         return set(fresh)
 
-    def spend(self, node: str, at: datetime) -> None:
-        """What was said about the node up to then led to its cordon, or is disproved by a check: it is over."""
-        self._spent[node] = at
-
     def signals(self, world: World, node: str, now: datetime) -> tuple[Signal, ...]:
         """Return all that `diagnose` may weigh about a node now: its own, and of others what it may share with them.
 
@@ -69,15 +64,19 @@ class Evidence:
         return (*own, *self._others(world, node, {signal.cause for signal in own}, label))
 
     def _own(self, world: World, name: str, label: str) -> list[Signal]:
-        """Return what speaks about a node, but for what was acted on already."""
+        """Return what speaks about a node, but for what was dealt with, and what a machine before it suffered.
+
+        The agent's words are its own machine's, however new the object: it forgets by the boot.
+        """
         node = world.node(name)
-        told = [*_told(world, node, node.health, label)] if node else []
-        told += [s for pod in world.ends_on(name) if (s := signal_of(pod))]
-        told += [failed] if node and (failed := failed_check(node)) else []
-        over = [at for at in (self._spent.get(name), node.reset if node else None) if at is not None]
-        found = [s for s in (*self._edges_of(world, name, label), *told) if all(s.at > at for at in over)]
         blind = [self._blind[name]] if name in self._blind else []
-        return [*found, *blind, *_levels(world, name, label)]
+        if node is None:
+            return blind
+        ends = (s for pod in world.ends_on(name) if (s := signal_of(pod)))
+        found = [s for s in (*self._edges_of(world, name, label), *ends) if _after(s, node.created)]
+        found += [*_told(world, node, node.health, label)]
+        found += [failed] if (failed := failed_check(node)) else []
+        return [*(s for s in found if _after(s, node.reset)), *blind, *_levels(world, name, label)]
 
     def _others(self, world: World, name: str, causes: set[str], label: str) -> Iterator[Signal]:
         """Yield what speaks about other nodes, cordoned or not, and has one of these causes."""
@@ -116,6 +115,10 @@ def _gravest(edges: list[Signal]) -> list[Signal]:
 def _only(keys: set[str]) -> str:
     """A fault of a node that several jobs share is no job's."""
     return next(iter(keys)) if len(keys) == 1 else ""
+
+
+def _after(signal: Signal, at: datetime | None) -> bool:
+    return at is None or signal.at > at
 
 
 def _levels(world: World, name: str, label: str) -> list[Signal]:

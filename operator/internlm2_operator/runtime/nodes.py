@@ -15,10 +15,10 @@ from internlm2_operator.health.diagnose import diagnose, wavers
 from internlm2_operator.health.lemon import DOUBTED_FOR, doubted, lemons, on_probation
 from internlm2_operator.health.node import SUSPECTED, HeldNote, NodeRecord
 from internlm2_operator.health.signals import Signal
-from internlm2_operator.health.uncordon import decide_uncordon
+from internlm2_operator.health.uncordon import decide_uncordon, taken_off
 from internlm2_operator.health.verdict import Blame, Confidence, Verdict
 from internlm2_operator.manifests import event
-from internlm2_operator.manifests.node import cordon_patch, held_patch, uncordon_patch
+from internlm2_operator.manifests.node import cordon_patch, held_patch, reset_patch, uncordon_patch
 from internlm2_operator.plan.actions import Announce
 from internlm2_operator.plan.topology import RACK
 from internlm2_operator.runtime.evidence import Evidence
@@ -92,6 +92,8 @@ class NodeReconciler:
             self._renewed.pop(name, None)
             return None
         await self._doubt(node, now)
+        if taken_off(node):
+            node = await self._take_back(node, now)
         signals = self._evidence.signals(self._world, name, now)
         if node.fault is not None:
             await self._lift(node, signals, now)
@@ -149,9 +151,18 @@ class NodeReconciler:
             self._world.put_node(await self._gateway.patch_node(cordon.node, cordon_patch(cordon, raw)))
         finally:
             del self._coming[cordon.node]
-        self._evidence.spend(cordon.node, cordon.note.cordoned_at)
         self._metrics.cordons.labels(verdict.cause).inc()
         log.warning("cordoned: %s", "; ".join(verdict.evidence), extra={"node": cordon.node, "cause": verdict.cause})
+
+    async def _take_back(self, node: NodeRecord, now: datetime) -> NodeRecord:
+        """Write down that a person took a node back, for the agent and for operators to come; return it as it is then.
+
+        Raises:
+            ClusterError: it could not be written; the node must not be judged without it.
+        """
+        self._world.put_node(await self._gateway.patch_node(node.name, reset_patch(now)))
+        log.info("taken back by a person: what was said until now is over", extra={"node": node.name})
+        return self._world.node(node.name) or node
 
     async def _lift(self, node: NodeRecord, signals: tuple[Signal, ...], now: datetime) -> None:
         """Take our cordon off, if the node is still as it was: whoever changed it a moment ago may have made it theirs.
@@ -168,7 +179,6 @@ class NodeReconciler:
                 return
             # Known when the watch tells it: that wakes whoever waits for nodes, too.
             await self._gateway.patch_node(made.node, uncordon_patch(made, raw))
-            self._evidence.spend(made.node, made.settled)
             self._metrics.uncordons.labels(node.fault.cause).inc()
             log.warning("uncordoned after a passed check", extra={"node": made.node, "cause": node.fault.cause})
 

@@ -38,6 +38,11 @@ def lost(scrape: float) -> Sample:
     return replace(moved(scrape), gpus=frozenset())
 
 
+def shows(scrape: float, *uuids: int) -> Sample:
+    """Return a scrape of node n1 with these GPUs, the first of which is GPU-1."""
+    return replace(gone(scrape), gpus=frozenset(("n1", f"GPU-{uuid}") for uuid in uuids))
+
+
 def partial(sample: Sample) -> Sample:
     return replace(sample, complete=False)
 
@@ -96,6 +101,30 @@ CASES: dict[str, tuple[list[Sample], list[Fact]]] = {
     "an exporter that leaves makes no other's code news": ([xid(0, 31), xid(0), xid(0)], []),
     "two exporters that tell one XID are one signal": ([xid(0, 0), xid(79, 0), xid(79, 79)], [(Kind.XID, 79)]),
     "a second exporter tells what the first one does not": ([xid(0, 0), xid(0, 79), xid(0, 79)], [(Kind.XID, 79)]),
+    "a GPU in whose place another came was exchanged": (
+        [shows(100.0, 1, 2), shows(102.0, 1, 3), shows(104.0, 1, 3), shows(106.0, 1, 3)],
+        [],
+    ),
+    "of one that comes a scrape later the same is true": (
+        [shows(100.0, 1, 2), shows(102.0, 1), shows(104.0, 1, 3), shows(106.0, 1, 3)],
+        [],
+    ),
+    "of two that are gone and one that came, both are told": (
+        [shows(100.0, 1, 2, 3), shows(102.0, 1, 4), shows(104.0, 1, 4), shows(106.0, 1, 4)],
+        [(Kind.GPU_MISSING, None)] * 2,
+    ),
+    "a node with none of its GPUs and others is another machine, however few they are": (
+        [shows(100.0, 1, 2, 3), shows(102.0, 4), shows(104.0, 4), shows(106.0, 4)],
+        [],
+    ),
+    "a GPU that is told as missing and came back stands for no other": (
+        [shows(100.0, 1, 2, 3), shows(102.0, 1, 2), shows(104.0, 1, 2), shows(106.0, 1, 3), shows(108.0, 1, 3)],
+        [(Kind.GPU_MISSING, None)] * 2,
+    ),
+    "what a partial answer shows first may stand for what it does not show": (
+        [shows(100.0, 1, 2), partial(shows(102.0, 3)), shows(104.0, 1, 3), shows(106.0, 1, 3)],
+        [],
+    ),
     "in a partial answer nothing is missing": ([QUIET, *(partial(gone(100.0 + n)) for n in range(5))], []),
     "a partial answer tells what it holds": ([QUIET, partial(xid(79)), xid(79)], [(Kind.XID, 79)]),
     "a count that a partial answer lacks does not rise when it is back": ([count(1), partial(QUIET), count(1)], []),
@@ -146,7 +175,7 @@ def test_what_a_cluster_had_a_day_ago_is_forgotten() -> None:
         )  # fmt: skip
         _, memory = edges(memory, new)
     assert ("n199", "GPU-198") in memory.known
-    assert max(len(memory.known), len(memory.counts), len(memory.counters), len(memory.heard)) <= 25
+    assert max(map(len, (memory.known, memory.lost, memory.counts, memory.counters, memory.heard))) <= 25
 
 
 def test_uuids_that_change_with_every_scrape_do_not_fill_the_memory() -> None:
@@ -158,4 +187,4 @@ def test_uuids_that_change_with_every_scrape_do_not_fill_the_memory() -> None:
             counters={(*gpu, "C"): 1.0},
         )  # fmt: skip
         _, memory = edges(memory, new)
-    assert max(len(memory.known), len(memory.missing), len(memory.counters)) <= 4
+    assert max(len(memory.known), len(memory.lost), len(memory.missing), len(memory.counters)) <= 4

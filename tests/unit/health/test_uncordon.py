@@ -12,7 +12,7 @@ from internlm2_operator.health.cordon import OPERATOR
 from internlm2_operator.health.history import History
 from internlm2_operator.health.node import CheckNote, FaultNote, NodeRecord
 from internlm2_operator.health.signals import Kind, Signal, Source
-from internlm2_operator.health.uncordon import decide_uncordon, kept_because
+from internlm2_operator.health.uncordon import decide_uncordon, kept_because, taken_off
 from internlm2_operator.health.verdict import Action
 from tests.examples import few
 
@@ -100,6 +100,23 @@ def test_what_stays(there: NodeRecord, why: str) -> None:
 @pytest.mark.parametrize("action", ["cordon", "cordon-reset", "cordon-reboot"])
 def test_what_a_check_lifts(action: str) -> None:
     assert kept_because(node(note={"action": action})) is None
+
+
+LIFTED = History().cordoned("Xid95", "cordon-reset", T0).lifted(after(11))
+TAKEN_OFF = {
+    "a cordon of ours": (node(), False),
+    "its note is gone": (node(fault=None), True),
+    "and so is the cordon": (node(fault=None, unschedulable=False), True),
+    "somebody said that it is mended": (node(fault=None, reset=after(1)), False),
+    "somebody said so of a fault before": (node(fault=None, reset=after(-1)), True),
+    "the operator lifted it": (node(fault=None, history=LIFTED), False),
+    "a node that never was cordoned": (node(fault=None, history=History()), False),
+}
+
+
+@pytest.mark.parametrize(("there", "expected"), TAKEN_OFF.values(), ids=TAKEN_OFF)
+def test_whether_a_person_took_the_note_off(there: NodeRecord, expected: bool) -> None:
+    assert taken_off(there) is expected
 
 
 SINCE = {

@@ -95,13 +95,37 @@ def test_a_storm_of_a_programs_codes_is_bounded_and_pushes_no_fault_out() -> Non
     assert diagnose(found, "n1", NOW).cordon
 
 
-def test_an_edge_that_led_to_a_cordon_is_spent() -> None:
+def mended(at: datetime, **meta: Any) -> dict[str, Any]:
+    """Return node n1 with a word of somebody that its faults up to then were dealt with."""
+    raw = node(2)
+    raw["metadata"] |= meta | {"annotations": {contract.ANNOTATION_RESET: at.isoformat()}}
+    return raw
+
+
+def test_an_edge_of_before_a_reset_is_over() -> None:
     evidence, world = Evidence(), with_node()
     evidence.add([xid()], world)
-    evidence.spend("n1", NOW)
+    world.put_node(mended(NOW))
     assert kinds(evidence, world) == []
     evidence.add([xid(NOW + timedelta(seconds=1))], world)
     assert kinds(evidence, world) == [Kind.XID]
+
+
+def test_a_machine_that_has_the_name_of_another_has_not_suffered_what_that_one_did() -> None:
+    """Clouds repair a node by a new one with its name. Its agent speaks of it alone, and its object may be new only."""
+    evidence, world = Evidence(), with_node()
+    evidence.add([xid()], world)
+    assert kinds(evidence, world) == [Kind.XID]
+    raw = node(2)
+    raw["metadata"] |= {"uid": "node-2", "creationTimestamp": (NOW + timedelta(minutes=5)).isoformat()}
+    world.drop_node("n1", "node-1")
+    world.put_node(raw)
+    assert kinds(evidence, world, NOW + timedelta(minutes=6)) == []
+    said = condition.condition([condition.event("Xid79", "0000:3b:00", NOW, "words")])
+    raw["status"]["conditions"].append({"type": condition.TYPE, "status": said.status, "message": said.message})
+    raw["metadata"]["resourceVersion"] = "3"
+    world.put_node(raw)
+    assert kinds(evidence, world, NOW + timedelta(minutes=6)) == [Kind.XID]
 
 
 @pytest.mark.parametrize(("seconds", "counts"), [(-1, True), (0, False), (1, False)])
@@ -241,7 +265,7 @@ def test_what_is_left_out_changes_no_verdict(states: list[tuple[str, str, str, b
 def test_a_cordoned_node_still_tells_what_others_share_with_it() -> None:
     world, evidence = cluster(["one", "two", "two"]), Evidence()
     evidence.add([replace(xid(), node="n1", xid=74), replace(xid(), node="n2", xid=74)], world)
-    evidence.spend("n1", NOW)
+    world.put_node(mended(NOW, labels={RACK: "r1"}))
     evidence.add([replace(xid(), node="n0", xid=74)], world)
     assert verdict(world, evidence=evidence).blame is Blame.FABRIC
     assert verdict(world, "n1", evidence).blame is Blame.NONE

@@ -251,12 +251,12 @@ def test_a_node_that_is_gone_needs_no_uncordon() -> None:
     assert server.patches == []
 
 
-def says(raw: Object, *causes: str) -> Object:
-    """Let the node agent say that this happened a second ago."""
-    seen = [condition.event(cause, "0000:3b:00", NOW - timedelta(seconds=1), "words") for cause in causes]
-    said = condition.condition(seen)
+def says(raw: Object, *causes: str, at: datetime = NOW - timedelta(seconds=1)) -> Object:
+    """Let the node agent say that this happened, a second ago unless told otherwise."""
+    said = condition.condition([condition.event(cause, "0000:3b:00", at, "words") for cause in causes])
     own = {"type": condition.TYPE, "status": said.status, "reason": said.reason, "message": said.message}
-    raw["status"]["conditions"].append(own)
+    others = [c for c in raw["status"]["conditions"] if c["type"] != condition.TYPE]
+    raw["status"]["conditions"] = [*others, own]
     return raw
 
 
@@ -267,6 +267,39 @@ def observing(world: World) -> None:
     raw = pod(2)
     raw["spec"]["nodeName"] = "n1"
     world.put_pod(raw)
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["taken off", "left there"])
+def test_a_person_who_takes_the_note_off_settles_what_was_said_until_then(settled: bool) -> None:
+    """The agent goes on telling of the fault, and of a second one that came after the cordon."""
+    raw = says(cordoned(passed=False), "Xid95", "Xid79")
+    if settled:
+        del raw["metadata"]["annotations"][contract.ANNOTATION_FAULT]
+    server, world = seeing(raw)
+    for _ in range(2):
+        asyncio.run(reconciler(server, world).reconcile("n1"))
+    assert server.cordons == []
+    notes = server.nodes["n1"]["metadata"]["annotations"]
+    assert (contract.ANNOTATION_RESET in notes) is settled
+    assert len(server.patches) == settled
+    if settled:
+        says(server.nodes["n1"], "Xid79", at=datetime.now(UTC) + timedelta(seconds=1))
+        world.put_node(server.nodes["n1"] | {"metadata": server.nodes["n1"]["metadata"] | {"resourceVersion": "9999"}})
+        asyncio.run(reconciler(server, world).reconcile("n1"))
+        assert server.cordons == ["n1"]
+
+
+def test_a_node_is_not_judged_while_it_cannot_be_written_down_that_a_person_took_it_back() -> None:
+    raw = says(cordoned(), "Xid79")
+    raw["metadata"]["annotations"].pop(contract.ANNOTATION_FAULT)
+    server, world = seeing(raw)
+
+    async def refused(name: str, _: Object) -> Object:
+        raise errors.Retry(name)
+
+    server.patch_node = refused  # type: ignore[method-assign]
+    with pytest.raises(errors.Retry):
+        asyncio.run(reconciler(server, world).reconcile("n1"))
 
 
 def held_of(server: Server) -> HeldNote | None:

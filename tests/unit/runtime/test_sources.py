@@ -85,7 +85,7 @@ def test_of_many_all_are_asked_in_turn_and_slot_0_more_often() -> None:
     assert reader.asked[0] / 100 >= 3 * max(others)
 
 
-AT = datetime(2026, 11, 25, tzinfo=UTC)
+AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 GPU = ("n1", "GPU-1")
 AWAY = errors.Retry("prometheus: away")
 
