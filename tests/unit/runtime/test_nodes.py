@@ -294,8 +294,8 @@ def test_a_node_is_not_judged_while_it_cannot_be_written_down_that_a_person_took
     raw["metadata"]["annotations"].pop(contract.ANNOTATION_FAULT)
     server, world = seeing(raw)
 
-    async def refused(name: str, _: Object) -> Object:
-        raise errors.Retry(name)
+    async def refused(name: str, patch: Object) -> Object:
+        raise errors.Retry(f"{name}: {patch}")
 
     server.patch_node = refused  # type: ignore[method-assign]
     with pytest.raises(errors.Retry):
