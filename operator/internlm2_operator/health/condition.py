@@ -135,7 +135,9 @@ def gravity(one: Event) -> Gravity:
         return Gravity.NOTE if one.detail.startswith("Non-fatal") else Gravity.SUSPECT
     if int(code[2]) == RECOVERY_CHANGED and (asked := recovery(one.detail)) is not None:
         return Gravity.NOTE if asked is Action.NONE else Gravity.HARD
-    return {Act.CORDON: Gravity.HARD, Act.SUSPECT: Gravity.SUSPECT}.get(rule_of(int(code[2])).act, Gravity.NOTE)
+    return {Act.CORDON: Gravity.HARD, Act.SUSPECT: Gravity.SUSPECT}.get(
+        rule_of(int(code[2]), one.detail).act, Gravity.NOTE
+    )
 
 
 def keep(kept: Kept, new: Event) -> Kept:

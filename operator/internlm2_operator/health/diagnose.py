@@ -16,7 +16,9 @@ from internlm2_operator.health.xid import (
     RECOVERY_CHANGED,
     REMAPPED,
     REPEATING,
+    WORDED,
     Act,
+    XidRule,
     recovery,
     rule_of,
 )
@@ -30,6 +32,8 @@ CERTAIN_FOR: Final = timedelta(minutes=30)
 COMMON_NODES: Final = 3
 # So many nodes of one rack or switch, of several jobs, that go at the same time: what they share has failed.
 OUTAGE_NODES: Final = 3
+# A link has two ends: where it is two nodes' at once, it is what both hang on.
+LINKED_NODES: Final = 2
 COMMON_WITHIN: Final = timedelta(seconds=60)
 # Repeats count within a day; what comes within three minutes is one event (NVSentinel's health events analyzer).
 HISTORY: Final = timedelta(hours=24)
@@ -38,6 +42,7 @@ REPEATS: Final = 2
 FATAL_REPEATS: Final = 5
 _CORES: Final = re.compile(r"GPC (\d+),? (?:and )?TPC (\d+)", re.I)
 
+LINK_DOWN: Final = "LinkDown"
 SYMPTOM: Final = "a symptom without a cause"
 
 # The note travels in an annotation of the node: the cause comes first, the rest is cut.
@@ -101,28 +106,32 @@ def _outage(seen: Seen) -> Verdict | None:
             continue
         with_it = [s for s in seen.recent if (s.cause, s.domain) == (one.cause, one.domain) and _together(s, one)]
         parties = {s.job or s.node for s in with_it}
-        if len({s.node for s in with_it}) < OUTAGE_NODES:
-            continue
-        if one.cause == "LinkDown":  # all of them hang on one switch, whoever's jobs they run
+        nodes = len({s.node for s in with_it})
+        if one.cause == LINK_DOWN and nodes >= LINKED_NODES:  # they hang on one switch, whoever's jobs they run
             return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, f"links of many nodes in {one.domain} at once")
-        if len(parties) > 1:
+        if nodes >= OUTAGE_NODES and len(parties) > 1:
             return _verdict(Blame.FABRIC, one, seen.mine, Action.WAIT, f"nodes of several jobs in {one.domain} at once")
     return None
 
 
 def _common(seen: Seen) -> Verdict | None:
-    """The same XID on many nodes of one job, or of several jobs behind one switch, at once: not this node's fault."""
+    """The same code on many nodes of one job, or of several jobs behind one switch, at once: not this node's fault.
+
+    Links of two nodes that go down at once are the switch's, whether anybody has named it or not.
+    """
     for one in seen.mine:
-        if one.kind is not Kind.XID or rule_of(one.xid or 0).act is Act.SYMPTOM:
+        link = one.cause == LINK_DOWN and one.source.trusted
+        if not link and (one.kind is not Kind.XID or _rule(one, seen.mine).act in (Act.SYMPTOM, Act.RECORD)):
             continue
-        same = [s for s in seen.recent if s.kind is Kind.XID and s.xid == one.xid and _together(s, one)]
+        same = [s for s in seen.recent if (s.kind, s.cause) == (one.kind, one.cause) and _together(s, one)]
         job = {s.node for s in same if one.job and s.job == one.job}
         domain = [s for s in same if one.domain and s.domain == one.domain]
         shared = len({s.node for s in domain}) >= OUTAGE_NODES and len({s.job for s in domain if s.job}) > 1
-        if len(job) < COMMON_NODES and not shared:
+        if len(job) < (LINKED_NODES if link else COMMON_NODES) and not shared:
             continue
-        words = f"the same code on {max(len(job), len({s.node for s in domain}))} nodes within 60 s"
-        if rule_of(one.xid or 0).act is Act.RESTART:
+        what = "links down" if link else "the same code"
+        words = f"{what} on {max(len(job), len({s.node for s in domain}))} nodes within 60 s"
+        if not link and _rule(one, seen.mine).act is Act.RESTART:
             return _verdict(Blame.USER, one, seen.mine, Action.RESTART, words)
         return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, words)
     return None
@@ -191,7 +200,7 @@ def _repeated(seen: Seen) -> Verdict | None:
 
 def _application(seen: Seen) -> Verdict | None:
     """What takes a process and no more: an error that the GPU contained, a program's code, a limit of memory."""
-    caused = [s for s in seen.mine if s.kind is Kind.XID and rule_of(s.xid or 0).act is Act.RESTART]
+    caused = [s for s in seen.mine if s.kind is Kind.XID and _rule(s, seen.mine).act is Act.RESTART]
     if contained := [s for s in caused if s.xid == CONTAINED]:  # the memory is the GPU's, whoever's process it took
         return _verdict(Blame.NODE, contained[0], seen.mine, Action.RESTART, "the GPU contained its error")
     if caused:
@@ -210,13 +219,15 @@ def _hinted(seen: Seen) -> Verdict | None:
     blind = [s for s in seen.mine if s.kind in (Kind.EXPORTER_DOWN, Kind.GPU_MISSING)]
     if blind:
         return _verdict(Blame.UNKNOWN, blind[0], seen.mine, Action.WAIT, "nothing can be seen")
-    left = [s for s in seen.mine if s.kind is Kind.XID and rule_of(s.xid or 0).act is Act.SYMPTOM]
+    if any(_asks_to_go(s) for s in seen.mine):
+        return None  # what is torn down then shows symptoms
+    left = [s for s in seen.mine if s.kind is Kind.XID and _rule(s, seen.mine).act is Act.SYMPTOM]
     return _verdict(Blame.UNKNOWN, left[0], seen.mine, Action.RESTART, SYMPTOM) if left else None
 
 
 def _healthy(seen: Seen) -> Verdict | None:
     evidence = tuple(map(say, seen.mine))[:MAX_EVIDENCE]
-    drained = any(signal_rule(s.cause).action is Action.DRAIN for s in seen.mine)
+    drained = any(_asks_to_go(s) for s in seen.mine)
     return Verdict(
         blame=Blame.NONE,
         cause="Maintenance" if drained else "Healthy",
@@ -225,6 +236,10 @@ def _healthy(seen: Seen) -> Verdict | None:
         action=Action.DRAIN if drained else Action.NONE,
         rule="somebody will work on the node" if drained else "nothing speaks against the node",
     )
+
+
+def _asks_to_go(signal: Signal) -> bool:
+    return signal_rule(signal.cause).action is Action.DRAIN
 
 
 Rule = Callable[[Seen], Verdict | None]
@@ -258,7 +273,14 @@ def _xid_weight(signal: Signal, mine: Iterable[Signal]) -> Weight:
         return Weight.NOTHING if asked is Action.NONE else Weight.HARD
     if signal.xid == DOUBLE_BIT and any(s.xid in REMAPPED and s.gpu == signal.gpu for s in mine):
         return Weight.HARD
-    return rule_of(signal.xid or 0).weight
+    return _rule(signal, mine).weight
+
+
+def _rule(signal: Signal, mine: Iterable[Signal]) -> XidRule:
+    """Return the row of an XID. What the driver says of it counts for the metric of it, too, which has no words."""
+    code = signal.xid or 0
+    said = (s.detail for s in mine if s.xid == code) if code in WORDED else ()
+    return rule_of(code, "; ".join((signal.detail, *said)))
 
 
 def _contained(signal: Signal, mine: Iterable[Signal]) -> bool:

@@ -6,9 +6,12 @@ from datetime import datetime
 from typing import Final
 
 from internlm2_operator.health.diagnose import SYMPTOM
-from internlm2_operator.health.rootcause import RootCause
+from internlm2_operator.health.rootcause import UNKNOWN_CAUSE, RootCause
 from internlm2_operator.health.rules import Weight, signal_rule
 from internlm2_operator.health.verdict import Action, Blame, Confidence, Verdict
+
+# The program's where it comes first; a watchdog that ends a rank brings it about as well.
+CHANNEL_CLOSED: Final = "Xid43"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Words:
     again: bool = False
     waits: bool = False
     stopped: bool = False  # a pod ended because somebody wanted it to
+    taken: bool = False  # somebody else took a pod away: a scheduler, a drain, a person
     ended: frozenset[str] = frozenset()  # nodes on which a pod has ended
     lost: str = ""  # node of a pod that the cluster took away or killed
     stalled: bool = False
@@ -49,7 +53,7 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
         return suspected[0]
     if (contained := [v for v in order if v.blame is Blame.NODE]) and not common:
         return contained[0]
-    program = [v for v in order if v.blame is Blame.USER]
+    program = [v for v in order if v.blame is Blame.USER and not _torn_down(v, root, now)]
     if program and (root is None or root.blame not in (Blame.USER, Blame.NONE)):
         return replace(program[0], node="", gpu="")  # the driver's word goes before a rank's
     if root is not None and root.blame is not Blame.UNKNOWN:
@@ -72,6 +76,8 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
         return _plain(Blame.UNKNOWN, "Stalled", Action.CHECK, "one rank is behind, all others wait", words.behind)
     if hinted := [v for v in order if v.blame is Blame.UNKNOWN and v.action is Action.CHECK]:
         return hinted[0]
+    if words.taken and (root is None or root.cause == UNKNOWN_CAUSE):
+        return _plain(Blame.NONE, "Outside", Action.WAIT, "somebody took its pods away, and the others lost them")
     if root is not None:
         named = root.node if root.cause in ("RankSilent", "RankBehind") else ""
         action = Action.CHECK if named or words.hung_before else Action.RESTART
@@ -90,6 +96,12 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
     if found := [v for v in order if v.blame is Blame.NONE and v.action is not Action.NONE]:
         return found[0]
     return _plain(Blame.NONE, "Healthy", Action.NONE, "nothing speaks against anybody")
+
+
+def _torn_down(verdict: Verdict, root: RootCause | None, now: datetime) -> bool:
+    """Say whether ranks had given up already when the driver closed the channel of one."""
+    gave_up = root is not None and root.blame is Blame.UNKNOWN and root.at <= (verdict.signal_at or now)
+    return verdict.cause == CHANNEL_CLOSED and gave_up
 
 
 _SUSPECTING: Final = (Weight.SUSPECT, Weight.HARD)

@@ -3,7 +3,7 @@
 Sources: Documentation/ABI/testing/dev-kmsg of Linux (record format, facility); NVIDIA's XID catalogue and the lines of
 its driver as public reports show them (open-gpu-kernel-modules issues 789 and 1150, gpud pull requests 1160 and 1174,
 nvtrust issue 124, dra-driver-nvidia-gpu issue 904); fs/ext4/super.c, fs/xfs/xfs_fsops.c, mm/oom_kill.c,
-arch/x86/kernel/cpu/mce/core.c and drivers/firmware/efi/cper.c of Linux.
+mm/memory-failure.c, arch/x86/kernel/cpu/mce/core.c, drivers/edac/edac_mc.c and drivers/firmware/efi/cper.c of Linux.
 
 Every pattern is anchored at the start of the text. A process chooses at most 15 bytes of a kernel line, its own name
 (TASK_COMM_LEN), and some lines begin with that name ("NAME[pid]: segfault at"): no pattern can be met by 15 bytes.
@@ -108,7 +108,7 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True)
 class MachineCheck:
-    """The hardware reports an error that it could not correct; `where` names the CPU, if the line does."""
+    """The hardware reports an error that it could not correct; `where` is the CPU or controller, if the line says."""
 
     where: str
 
@@ -158,12 +158,25 @@ _XFS: Final = re.compile(
 _OOM: Final = re.compile(r"Out of memory: Killed process (?P<pid>\d{1,10}) \(", re.A)
 _LIMIT: Final = re.compile(r"Memory cgroup out of memory: Killed process (?P<pid>\d{1,10}) \(", re.A)
 _LINK: Final = re.compile(
-    r"(?:[\w-]{1,32} (?P<device>[0-9a-f:.]{12,16}) )?(?P<interface>[\w.-]{1,15}): (?:[\w-]{1,32}: )?"
-    r"(?:NIC )?[Ll]ink (?:is )?(?:(?P<up>[Uu]p)|[Dd]own)\b"
+    r"(?:[\w-]{1,32} (?P<device>[0-9a-f:.]{11,15}[0-9a-f]):? )?(?P<interface>[\w.-]{1,15}): (?:[\w-]{1,32}: )?"
+    r"(?:NIC )?(?:Port: \d{1,2} )?[Ll]ink (?:is )?(?:(?P<up>[Uu]p|UP)|[Dd]own|DOWN)\b"
 )
 _MCE: Final = re.compile(r"mce: \[Hardware Error\]: (?P<where>CPU \d{1,5}): Machine Check Exception: ", re.A)
+# Memory beyond correction: counted by its controller, found in use, or the page that is given up. CE are corrected.
+_MEMORY: Final = re.compile(
+    r"EDAC (?P<where>MC\d{1,3}): \d{1,10} UE |mce: Uncorrected hardware memory error |"
+    r"Memory failure: 0x[0-9a-f]{1,16}: ",
+    re.A,
+)
 # Firmware counts corrected errors too, on healthy nodes thousands a day: only the others are told.
 _FIRMWARE: Final = re.compile(r"\{\d{1,10}\}\[Hardware Error\]: event severity: (?:fatal|recoverable)\b", re.A)
+# What tools print before the text: journal and syslog date, host and "kernel:", dmesg the time since boot or a date.
+_DATE: Final = r"(?:[A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,15}(?:Z|[+-]\d\d:?\d\d)?)"
+_PRINTED: Final = re.compile(
+    rf"(?:(?:{_DATE} )?(?:[\w.-]{{1,64}} )?kernel: )?(?:<(?P<priority>\d{{1,3}})>)?"
+    r"(?:\[ {0,8}\d{1,10}\.\d{1,6}\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] )?",
+    re.A,
+)
 # The kernel writes bytes outside ASCII as \xNN. Greedy, so that nothing of a name with commas is left over.
 _NAME: Final = re.compile(r"pid=(?:\d{1,10}|'?<unknown>'?)(?:, name=(?:\\x[0-9a-f]{2}|[^\\]){0,15}(?:, |$)|, |$)", re.A)
 
@@ -182,6 +195,19 @@ def record(raw: bytes) -> Record | None:
     return Record(priority, sequence, microseconds, found[4].decode("ascii", errors="replace"))
 
 
+def printed(line: str) -> str | None:
+    """Return the text of the kernel's record that a tool printed so, None where the line says that a process wrote it.
+
+    For what people recorded with dmesg, from the journal, syslog or /dev/kmsg. A node's own log is read by `record`.
+    """
+    if (raw := record(line.encode())) is not None:
+        return raw.text if raw.facility == KERNEL else None
+    before = _PRINTED.match(line)
+    if before is None:
+        return line
+    return line[before.end() :] if int(before["priority"] or 0) >> 3 == KERNEL else None
+
+
 def read(text: str) -> Seen | None:
     """Return what the text of a kernel record says, None for all that does not concern us.
 
@@ -198,8 +224,8 @@ def read(text: str) -> Seen | None:
         return OutOfMemory(int(found["pid"]))
     if (found := _LIMIT.match(text)) is not None:
         return MemoryLimit(int(found["pid"]))
-    if (found := _MCE.match(text)) is not None:
-        return MachineCheck(found["where"])
+    if (found := _MCE.match(text) or _MEMORY.match(text)) is not None:
+        return MachineCheck(found["where"] or "")
     if _FIRMWARE.match(text) is not None:
         return MachineCheck("")
     found = _LINK.match(text)

@@ -5,6 +5,7 @@ Source of every row, unless it names another: NVIDIA XID catalogue, column "imme
 """
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,11 +93,16 @@ _NAMED: Final = (
 )
 _RESTART_APP: Final = (8, 11, 25, 32, *range(39, 42), 60, *range(68, 73), *range(75, 78), 80, *range(82, 87), 88, 89,
                        *range(96, 106), *range(126, 136), 139)  # fmt: skip
-_NVLINK5: Final = range(144, 151)
+# Of these the text tells whether the link was lost.
+WORDED: Final = range(144, 151)
+_LOST: Final = re.compile(r"\bFatal\b")
 
 TABLE: Final[dict[int, XidRule]] = (
     {xid: XidRule(xid, "application error", "RESTART_APP", Act.RESTART) for xid in _RESTART_APP}
-    | {xid: XidRule(xid, "NVLink 5 error", "WORKFLOW_NVLINK5_ERR", Act.SUSPECT) for xid in _NVLINK5}
+    | {
+        xid: XidRule(xid, "NVLink 5 error, unless its text says Nonfatal", "WORKFLOW_NVLINK5_ERR", Act.SUSPECT)
+        for xid in WORDED
+    }
     | {rule.xid: rule for rule in _NAMED}
 )
 
@@ -122,6 +128,11 @@ def recovery(text: str) -> Action | None:
     return Action.CORDON_RESET if "reset" in words else None
 
 
-def rule_of(xid: int) -> XidRule:
-    """Return the rule of a code; a code that the catalogue gives no action for is only recorded."""
+def rule_of(xid: int, text: str = "") -> XidRule:
+    """Return the rule of a code; a code that the catalogue gives no action for is only recorded.
+
+    `text` is what the driver says after the code; of several sightings the worst counts.
+    """
+    if xid in WORDED and "Nonfatal" in text and not _LOST.search(text):
+        return XidRule(xid, "NVLink 5 error that the link survived", "WORKFLOW_NVLINK5_ERR", Act.RECORD)
     return TABLE.get(xid) or XidRule(xid, "not in the table", "none given", Act.RECORD)

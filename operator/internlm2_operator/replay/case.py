@@ -28,6 +28,13 @@ ALIASES: Final = {
     "UUID": "gpu",
     "condition": "type",
 }
+# Reasons that Kubernetes writes into a pod's condition DisruptionTarget, and what people call the first.
+DISRUPTIONS: Final = {
+    "Preempted": "PreemptionByScheduler",
+    "PreemptionByScheduler": "PreemptionByScheduler",
+    "EvictionByEvictionAPI": "EvictionByEvictionAPI",
+    "DeletionByTaintManager": "DeletionByTaintManager",
+}
 TERMINATION_ALIASES: Final = {"class": "failure", "exitCode": "exit_code", "firstFailingRank": "first_failing_rank"}
 GPUS: Final = 8
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -135,6 +142,8 @@ def _observation(raw: Any, index: int) -> Observation:
     fields = {ALIASES.get(str(key), str(key)): value for key, value in raw.items()}
     if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields and "message" in fields:
         fields["line"] = fields["message"]
+    if raw["kind"] == "pod_exit" and fields.get("reason") in DISRUPTIONS:
+        fields.setdefault("disruption", DISRUPTIONS[fields["reason"]])
     if isinstance(said := fields.get("termination"), dict):
         fields["termination"] = _termination(said, fields.get("code"))
     return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)

@@ -102,6 +102,7 @@ def _words(heard: Heard, now: datetime) -> Words:
         again=_again(ends),
         waits=heard.waits(),
         stopped=heard.stopped(),
+        taken=heard.taken(),
         ended=frozenset(pod.node for pod in heard.ends if pod.node),
         lost=heard.lost(),
         stalled=heard.stalled(now),

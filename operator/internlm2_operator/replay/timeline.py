@@ -23,8 +23,8 @@ from internlm2_spec.contract import Termination
 # A step that takes longer is a stall; in other phases nothing is known of how long they may take.
 STALL_SECONDS: Final = 60.0
 _STEPPING: Final = "step"
-# dmesg puts the time since boot before the text; in a record of /dev/kmsg it is a field.
-_STAMP: Final = re.compile(r"^\[ *\d+\.\d+\] ")
+# How others than our agent name a code in the condition's reason.
+_CODE: Final = re.compile(r"(s?)xid[ _:-]?0*([1-9]\d{0,5})", re.I | re.A)
 
 
 @dataclass(slots=True)
@@ -73,7 +73,8 @@ class Heard:
                     self._pod(one)
                 case "rank_log":
                     rank, text = one.fields.get("rank"), str(one.fields.get("line") or "")
-                    self.lines.append(RankLine(at, one.node, rank if isinstance(rank, int) else 0, text))
+                    number = rank if isinstance(rank, int) else 0
+                    self.lines += [RankLine(at, one.node, number, line) for line in text.splitlines()]
                 case "progress":
                     self._progress(one)
                 case _:
@@ -88,7 +89,8 @@ class Heard:
     def _kernel(self, one: Observation) -> None:
         if one.fields.get("facility", kernel.KERNEL) != kernel.KERNEL:
             return
-        seen = kernel.read(_STAMP.sub("", str(one.fields.get("line") or ""), count=1))
+        text = kernel.printed(str(one.fields.get("line") or ""))
+        seen = kernel.read(text) if text is not None else None
         if isinstance(seen, kernel.LinkChanged) and seen.device:
             self._link(one, seen)
         elif seen is not None and (event := condition.event_of(seen, one.at)) is not None:
@@ -204,6 +206,10 @@ class Heard:
         """Say whether a pod ended because somebody wanted it to."""
         return any((e := exit_of(pod)) and e.end in (End.STOPPED, End.DONE) for pod in self.ends)
 
+    def taken(self) -> bool:
+        """Say whether a pod ended because somebody else wanted its place, or its node."""
+        return any((e := exit_of(pod)) and e.row.kind is CauseKind.REQUEST and pod.disruption for pod in self.ends)
+
     def lost(self) -> str:
         """Return the node of a pod that the cluster took away, or that was killed; empty when none was."""
         kinds = ((pod, e) for pod in self.ends if (e := exit_of(pod)) and e.end is End.LOST)
@@ -230,10 +236,18 @@ def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
 
 
 def _agent_words(one: Observation, status: str, message: str) -> str:
-    """Return the agent's message; where only a reason was recorded, it is taken as the one event."""
+    """Return the agent's message; where only a reason was recorded, it is taken as the one event.
+
+    A line of the driver in the message, or a code in the reason, is that event however it is spelled.
+    """
     if condition.events(message) or status != "False":
         return message
     reason = str(one.fields.get("reason") or "")
+    seen = kernel.read(kernel.printed(message) or "")
+    if seen is not None and (event := condition.event_of(seen, one.at)) is not None:
+        return condition.condition([event]).message
+    if (code := _CODE.fullmatch(reason)) is not None:
+        reason = f"{'SXid' if code[1] else 'Xid'}{code[2]}"
     if reason and not condition.known(reason):  # it is the agent's word all the same, and no user can write it
         reason, message = "GpuUnhealthy", f"{reason}: {message}"
     return condition.condition([condition.event(reason, "", one.at, message)]).message if reason else ""

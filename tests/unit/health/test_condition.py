@@ -167,3 +167,5 @@ def test_an_event_of_each_line() -> None:
         Event("MachineCheck", "CPU3", NOW),
     ]
     assert gravity(Event("Xid79", "", NOW)) is Gravity.HARD
+    assert gravity(Event("Xid145", "", NOW, "RLW_REMAP Fatal XC1 i0 Link 08")) is Gravity.SUSPECT
+    assert gravity(Event("Xid145", "", NOW, "RLW_RXPIPE Nonfatal XC0 i0 Link 13")) is Gravity.NOTE

@@ -26,6 +26,21 @@ def seen(kind: Kind, source: Source, node: str = "n1", *, ago: float = 0) -> Sig
     return Signal(kind, source, node, T0 - timedelta(seconds=ago), kind.value)
 
 
+def nvlink(words: str, *, ago: float = 1) -> Signal:
+    """Return a code of NVLink 5 with what the driver says of it."""
+    return replace(xid(145, ago=ago), detail=words)
+
+
+def link(node: str = "n1", *, job: str = "default/demo", domain: str = "", ago: float = 1) -> Signal:
+    """Return what a node's agent says of a port without a link."""
+    down = seen(Kind.CONDITION, Source.NODE, node, ago=ago)
+    return replace(down, job=job, domain=domain, reason="LinkDown")
+
+
+def notice() -> Signal:
+    return replace(seen(Kind.CONDITION, Source.NODE, ago=30), reason="Maintenance")
+
+
 def pod_exit(node: str = "n1") -> Signal:
     return seen(Kind.POD_EXIT, Source.POD, node)
 
@@ -78,6 +93,37 @@ CASES = {
     "xid 74 on every node of a job is the fabric's, killed pods or not": Case(
         [*(xid(74, f"n{i}", ago=1) for i in range(1, 5)), pod_exit()], Blame.FABRIC, "Xid74"
     ),
+    "row remaps on every node are recorded": Case([xid(63, f"n{i}") for i in range(1, 5)], Blame.NONE, "Healthy"),
+    "an error that the link survived is recorded, killed pods or not": Case(
+        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13"), pod_exit()], Blame.UNKNOWN, "PodExit"
+    ),
+    "so is the metric of it, which has no words": Case(
+        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13"), nvlink("it rose"), pod_exit()], Blame.UNKNOWN, "PodExit"
+    ),
+    "one that it did not survive agrees with a killed pod": Case(
+        [nvlink("RLW_REMAP Fatal XC1 i0 Link 08"), pod_exit()], Blame.NODE, "Xid145", cordon=True
+    ),
+    "of both the worse counts": Case(
+        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13"), nvlink("RLW_REMAP Fatal XC1 i0 Link 08"), pod_exit()],
+        Blame.NODE,
+        "Xid145",
+        cordon=True,
+    ),
+    "a link of one node agrees with a killed pod": Case([link(), pod_exit()], Blame.NODE, "LinkDown", cordon=True),
+    "links of two nodes of a job are the switch's": Case(
+        [link(), link("n2", ago=30), pod_exit()], Blame.FABRIC, "LinkDown"
+    ),
+    "links of two jobs behind one switch are, too": Case(
+        [link(domain="leaf"), link("n2", job="default/other", domain="leaf"), pod_exit()], Blame.FABRIC, "LinkDown"
+    ),
+    "links of two jobs anywhere are not": Case(
+        [link(), link("n2", job="default/other"), pod_exit()], Blame.NODE, "LinkDown", cordon=True
+    ),
+    "links an hour apart are not": Case(
+        [link(), link("n2", ago=3600), pod_exit()], Blame.NODE, "LinkDown", cordon=True
+    ),
+    "a channel that is closed on a node that will go is no fault": Case([notice(), xid(45)], Blame.NONE, "Maintenance"),
+    "a fault on a node that will go is one": Case([notice(), xid(79)], Blame.NODE, "Xid79", cordon=True),
     "an unknown code is only recorded": Case([xid(9999)], Blame.NONE, "Healthy"),
 }
 

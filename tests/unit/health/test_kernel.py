@@ -50,6 +50,32 @@ def test_record(case: str) -> None:
     assert kernel.record(raw) == want
 
 
+PRINTED = {
+    "the text alone": (LOST, LOST),
+    "dmesg": (f"[  812.400121] {LOST}", LOST),
+    "dmesg with dates": (f"[Thu Jun 11 02:14:07 2026] {LOST}", LOST),
+    "dmesg with priorities": (f"<4>[  812.400121] {LOST}", LOST),
+    "the priority of a process": (f"<12>[  812.400121] {LOST}", None),
+    "syslog": (f"Jun  1 02:12:41 gru-6 kernel: {LOST}", LOST),
+    "syslog with the time since boot": (f"Jun 11 02:12:41 gru-6 kernel: [70012.210001] {LOST}", LOST),
+    "syslog with other dates": (f"2026-06-10T22:41:09.118273+02:00 osl-05 kernel: {LOST}", LOST),
+    "the journal with little": (f"kernel: {LOST}", LOST),
+    "a host and no date": (f"ewr-c2 kernel: {LOST}", LOST),
+    "a record": (f"4,20341,6085129004188,-;{LOST}", LOST),
+    "a record of a process": (f"12,20341,6085129004188,-;{LOST}", None),
+    "a program's name": (f"python[4242]: {LOST}", f"python[4242]: {LOST}"),
+    "a program's name in syslog": (f"Jun 11 02:12:41 n1 python: {LOST}", f"Jun 11 02:12:41 n1 python: {LOST}"),
+    "what a program says of the kernel": (f"python: kernel: {LOST}", f"python: kernel: {LOST}"),
+    "another language": (f"26. Nov. 10:00:00 gpu-7 Kernel: {LOST}", f"26. Nov. 10:00:00 gpu-7 Kernel: {LOST}"),
+    "nothing": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("line", "text"), PRINTED.values(), ids=PRINTED)
+def test_what_tools_print_before_the_text(line: str, text: str | None) -> None:
+    assert kernel.printed(line) == text
+
+
 def test_only_facility_zero_is_the_kernel() -> None:
     facilities = {priority: Record(priority, 0, 0, "").facility for priority in (0, 7, 8, 15, 30)}
     assert facilities == {0: 0, 7: 0, 8: 1, 15: 1, 30: 3}
@@ -120,6 +146,14 @@ SEEN = {
     "another NIC does": ("igb 0000:01:00.0 eth0: igb: eth0 NIC Link is Down", None),
     "a third": ("ixgbe 0000:01:00.0 eth0: NIC Link is Down", LinkChanged("eth0", device="0000:01:00.0")),
     "a link that is back": ("mlx5_core 0000:17:00.0 ens1f0: Link up", LinkChanged("ens1f0", True, "0000:17:00.0")),
+    "a port of InfiniBand loses its link": (
+        "mlx5_core 0000:5e:00.0: mlx5_0: Port: 1 Link DOWN",
+        LinkChanged("mlx5_0", device="0000:5e:00.0"),
+    ),
+    "and has it back": (
+        "mlx5_core 0000:ab:00.0 mlx5_5: Port: 1 Link UP",
+        LinkChanged("mlx5_5", True, "0000:ab:00.0"),
+    ),
     "a link of a container": ("eth0: Link down", LinkChanged("eth0")),
     "a GPU that the driver finds dead": (
         r"NVRM: The NVIDIA GPU 0000:b3:00.0\x0aNVRM: (PCI ID: 10de:26b5) installed in this system has\x0a"
@@ -130,6 +164,17 @@ SEEN = {
         "mce: [Hardware Error]: CPU 3: Machine Check Exception: 5 Bank 7: be00000000800400",
         MachineCheck("CPU 3"),
     ),
+    "memory beyond correction": (
+        "EDAC MC3: 1 UE memory read error on CPU_SrcID#1_MC#1_Chan#2_DIMM#0 (channel:2 slot:0 page:0x92e4410)",
+        MachineCheck("MC3"),
+    ),
+    "memory that was corrected": ("EDAC MC0: 1 CE memory read error on CPU_SrcID#0_MC#0_Chan#0_DIMM#0", None),
+    "it is found in use": ("mce: Uncorrected hardware memory error in user-access at 92e4410ac0", MachineCheck("")),
+    "its user is told": (
+        "Memory failure: 0x92e4410: Sending SIGBUS to python3:55102 due to hardware memory corruption",
+        MachineCheck(""),
+    ),
+    "a page that is taken out in time": ("Soft offlining pfn 0x92e4410 at process virtual address 0x7f00", None),
     "errors that were corrected": ("mce: [Hardware Error]: Machine check events logged", None),
     "firmware reports a fatal error": ("{1}[Hardware Error]: event severity: fatal", MachineCheck("")),
     "firmware reports a corrected one": ("{1}[Hardware Error]: event severity: corrected", None),
