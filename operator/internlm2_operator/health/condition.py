@@ -141,9 +141,12 @@ def gravity(one: Event) -> Gravity:
 
 
 def keep(kept: Kept, new: Event) -> Kept:
-    """Add an event; in a burst of its like, and beyond MAX_EVENTS the least and oldest, are only counted."""
+    """Add an event; in a burst of its like, and beyond MAX_EVENTS the least and oldest, are only counted.
+
+    One that weighs more than the others of its burst is news: the same code may say first that it is not fatal.
+    """
     alike = [e for e in kept.events if (e.cause, e.where) == (new.cause, new.where)]
-    if any(abs(e.at - new.at) < BURST for e in alike):
+    if any(abs(e.at - new.at) < BURST and gravity(e) >= gravity(new) for e in alike):
         return replace(kept, left_out=kept.left_out + 1)
     events = sorted((*kept.events, new), key=_least_first)
     return Kept(tuple(events[-MAX_EVENTS:]), kept.left_out + max(0, len(events) - MAX_EVENTS))

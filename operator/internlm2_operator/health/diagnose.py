@@ -16,6 +16,7 @@ from internlm2_operator.health.xid import (
     RECOVERY_CHANGED,
     REMAPPED,
     REPEATING,
+    SEVERITY,
     WORDED,
     Act,
     XidRule,
@@ -74,13 +75,24 @@ def diagnose(signals: Sequence[Signal], node: str, now: datetime, *, probation: 
     While a node is on `probation` a suspicion of a trusted source is enough, and its hardware is to be exchanged.
     """
     recent = [s for s in signals if _counts(s, now)]
-    mine = sorted((s for s in recent if s.node == node), key=_order)
     history = sorted((s for s in signals if s.node == node and now - s.at <= HISTORY), key=_order)
-    seen = Seen(node=node, mine=mine, recent=recent, history=history, probation=probation)
-    verdict = next(v for rule in RULES if (v := rule(seen)) is not None)
+    mine = sorted((_worded(s, history) for s in recent if s.node == node), key=_order)
+    verdict = _judged(Seen(node=node, mine=mine, recent=recent, history=history, probation=probation))
     if probation and verdict.cordon:
         return replace(verdict, action=Action.CORDON_REPLACE, rule=f"{verdict.rule}, on probation")
     return verdict
+
+
+def _judged(seen: Seen) -> Verdict:
+    return next(v for rule in RULES if (v := rule(seen)) is not None)
+
+
+def _worded(signal: Signal, history: Iterable[Signal]) -> Signal:
+    """Return the metric of an XID with what the driver's lines say of it, and any other signal as it is."""
+    if signal.xid not in WORDED or SEVERITY.search(signal.detail):
+        return signal
+    lines = (s.detail for s in history if s.xid == signal.xid and abs(s.at - signal.at) <= BURST)
+    return replace(signal, detail="; ".join((signal.detail, *(text for text in lines if SEVERITY.search(text)))))
 
 
 def wavers(signal: Signal, now: datetime) -> bool:
@@ -106,32 +118,43 @@ def _outage(seen: Seen) -> Verdict | None:
             continue
         with_it = [s for s in seen.recent if (s.cause, s.domain) == (one.cause, one.domain) and _together(s, one)]
         parties = {s.job or s.node for s in with_it}
-        nodes = len({s.node for s in with_it})
-        if one.cause == LINK_DOWN and nodes >= LINKED_NODES:  # they hang on one switch, whoever's jobs they run
-            return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, f"links of many nodes in {one.domain} at once")
-        if nodes >= OUTAGE_NODES and len(parties) > 1:
+        if len({s.node for s in with_it}) >= OUTAGE_NODES and len(parties) > 1:
             return _verdict(Blame.FABRIC, one, seen.mine, Action.WAIT, f"nodes of several jobs in {one.domain} at once")
     return None
 
 
-def _common(seen: Seen) -> Verdict | None:
-    """The same code on many nodes of one job, or of several jobs behind one switch, at once: not this node's fault.
+def _linked(seen: Seen) -> Verdict | None:
+    """Links of two nodes of one job, or behind one switch, that went down at once: what both hang on, named or not.
 
-    Links of two nodes that go down at once are the switch's, whether anybody has named it or not.
+    They stay down for days, perhaps: all else that speaks against the node is judged without them.
     """
     for one in seen.mine:
-        link = one.cause == LINK_DOWN and one.source.trusted
-        if not link and (one.kind is not Kind.XID or _rule(one, seen.mine).act in (Act.SYMPTOM, Act.RECORD)):
+        if one.cause != LINK_DOWN or not one.source.trusted:
             continue
-        same = [s for s in seen.recent if (s.kind, s.cause) == (one.kind, one.cause) and _together(s, one)]
+        down = [s for s in seen.recent if s.cause == LINK_DOWN and _together(s, one)]
+        shared = [s for s in down if (one.job and s.job == one.job) or (one.domain and s.domain == one.domain)]
+        nodes = len({s.node for s in shared})
+        if nodes < LINKED_NODES:
+            continue
+        rest = _judged(replace(seen, mine=[s for s in seen.mine if s.cause != LINK_DOWN]))
+        words = f"links of {nodes} nodes down within 60 s"
+        return rest if rest.cordon else _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, words)
+    return None
+
+
+def _common(seen: Seen) -> Verdict | None:
+    """The same XID on many nodes of one job, or of several jobs behind one switch, at once: not this node's fault."""
+    for one in seen.mine:
+        if one.kind is not Kind.XID or _rule(one).act in (Act.SYMPTOM, Act.RECORD):
+            continue
+        same = [s for s in seen.recent if s.kind is Kind.XID and s.xid == one.xid and _together(s, one)]
         job = {s.node for s in same if one.job and s.job == one.job}
         domain = [s for s in same if one.domain and s.domain == one.domain]
         shared = len({s.node for s in domain}) >= OUTAGE_NODES and len({s.job for s in domain if s.job}) > 1
-        if len(job) < (LINKED_NODES if link else COMMON_NODES) and not shared:
+        if len(job) < COMMON_NODES and not shared:
             continue
-        what = "links down" if link else "the same code"
-        words = f"{what} on {max(len(job), len({s.node for s in domain}))} nodes within 60 s"
-        if not link and _rule(one, seen.mine).act is Act.RESTART:
+        words = f"the same code on {max(len(job), len({s.node for s in domain}))} nodes within 60 s"
+        if _rule(one).act is Act.RESTART:
             return _verdict(Blame.USER, one, seen.mine, Action.RESTART, words)
         return _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, words)
     return None
@@ -162,7 +185,8 @@ def _agreed(seen: Seen) -> Verdict | None:
 def _fatal_again(seen: Seen) -> Verdict | None:
     """A fatal code that comes back to one GPU all day long."""
     for one in seen.weighing(Weight.SUSPECT):
-        if one.kind is Kind.XID and (times := _bursts(seen.history, one)) >= FATAL_REPEATS:
+        fatal = (s for s in seen.history if s.kind is Kind.XID and _rule(s).act is not Act.RECORD)
+        if one.kind is Kind.XID and (times := _bursts(fatal, one)) >= FATAL_REPEATS:
             rule = f"{times} times on one GPU within a day"
             remedy = Action.CORDON_REPLACE
             return _verdict(Blame.NODE, one, seen.mine, remedy, rule, confidence=Confidence.CERTAIN)
@@ -200,7 +224,7 @@ def _repeated(seen: Seen) -> Verdict | None:
 
 def _application(seen: Seen) -> Verdict | None:
     """What takes a process and no more: an error that the GPU contained, a program's code, a limit of memory."""
-    caused = [s for s in seen.mine if s.kind is Kind.XID and _rule(s, seen.mine).act is Act.RESTART]
+    caused = [s for s in seen.mine if s.kind is Kind.XID and _rule(s).act is Act.RESTART]
     if contained := [s for s in caused if s.xid == CONTAINED]:  # the memory is the GPU's, whoever's process it took
         return _verdict(Blame.NODE, contained[0], seen.mine, Action.RESTART, "the GPU contained its error")
     if caused:
@@ -221,7 +245,7 @@ def _hinted(seen: Seen) -> Verdict | None:
         return _verdict(Blame.UNKNOWN, blind[0], seen.mine, Action.WAIT, "nothing can be seen")
     if any(_asks_to_go(s) for s in seen.mine):
         return None  # what is torn down then shows symptoms
-    left = [s for s in seen.mine if s.kind is Kind.XID and _rule(s, seen.mine).act is Act.SYMPTOM]
+    left = [s for s in seen.mine if s.kind is Kind.XID and _rule(s).act is Act.SYMPTOM]
     return _verdict(Blame.UNKNOWN, left[0], seen.mine, Action.RESTART, SYMPTOM) if left else None
 
 
@@ -244,7 +268,8 @@ def _asks_to_go(signal: Signal) -> bool:
 
 Rule = Callable[[Seen], Verdict | None]
 RULES: Final[tuple[Rule, ...]] = (
-    _outage, _common, _certain, _agreed, _fatal_again, _again, _suspected, _repeated, _application, _hinted, _healthy,
+    _linked, _outage, _common, _certain, _agreed, _fatal_again,
+    _again, _suspected, _repeated, _application, _hinted, _healthy,
 )  # fmt: skip
 
 
@@ -273,14 +298,11 @@ def _xid_weight(signal: Signal, mine: Iterable[Signal]) -> Weight:
         return Weight.NOTHING if asked is Action.NONE else Weight.HARD
     if signal.xid == DOUBLE_BIT and any(s.xid in REMAPPED and s.gpu == signal.gpu for s in mine):
         return Weight.HARD
-    return _rule(signal, mine).weight
+    return _rule(signal).weight
 
 
-def _rule(signal: Signal, mine: Iterable[Signal]) -> XidRule:
-    """Return the row of an XID. What the driver says of it counts for the metric of it, too, which has no words."""
-    code = signal.xid or 0
-    said = (s.detail for s in mine if s.xid == code) if code in WORDED else ()
-    return rule_of(code, "; ".join((signal.detail, *said)))
+def _rule(signal: Signal) -> XidRule:
+    return rule_of(signal.xid or 0, signal.detail)
 
 
 def _contained(signal: Signal, mine: Iterable[Signal]) -> bool:
@@ -293,7 +315,7 @@ def _contained(signal: Signal, mine: Iterable[Signal]) -> bool:
 def _remedy(signal: Signal) -> Action:
     if signal.kind is Kind.XID:
         asked = recovery(signal.detail) if signal.xid == RECOVERY_CHANGED else None
-        return asked or rule_of(signal.xid or 0).action
+        return asked or _rule(signal).action
     return signal_rule(signal.reason if signal.kind is Kind.SXID else signal.cause).action
 
 

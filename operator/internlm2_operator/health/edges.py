@@ -15,6 +15,7 @@ from typing import Final
 from internlm2_operator.health.signals import Kind, Signal, Source
 
 MISSING_SCRAPES: Final = 2
+LOST_KEPT: Final = 16  # of one node: as many GPUs as the largest has
 # A node that boots, or is repaired, is away for minutes to hours, and must come back with all its GPUs.
 FORGOTTEN_AFTER: Final = timedelta(hours=24)
 
@@ -73,7 +74,8 @@ class Memory:
     known: frozenset[Gpu]  # every GPU that was seen and not yet reported as missing
     counts: Mapping[XidCount, float]
     missing: Mapping[Gpu, frozenset[float]] = field(default_factory=dict)  # scrapes without it
-    lost: frozenset[Gpu] = frozenset()  # those that were reported, and have not come back
+    lost: Mapping[Gpu, datetime] = field(default_factory=dict)  # when each was reported that has not come back
+    whole: bool = True  # a complete answer was seen: what it did not show is new where it shows
     counters: Mapping[GpuCounter, tuple[float, float]] = field(default_factory=dict)  # scrape and value
     heard: Mapping[str, datetime] = field(default_factory=dict)  # by node: when a target of it last existed
 
@@ -81,7 +83,9 @@ class Memory:
 def baseline(sample: Sample) -> Memory:
     """Start remembering: what stands in the first sample is history, not news."""
     heard = dict.fromkeys(_targets(sample), sample.at)
-    return Memory(last=sample, known=sample.gpus, counts=sample.counts, counters=_read(sample), heard=heard)
+    return Memory(
+        last=sample, known=sample.gpus, counts=sample.counts, counters=_read(sample), heard=heard, whole=sample.complete
+    )
 
 
 def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
@@ -108,7 +112,8 @@ def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
     remembered = Memory(
         last=now,
         known=known,
-        lost=frozenset(gpu for gpu in (memory.lost | gone) - now.gpus if gpu[0] in heard),
+        lost=_lost({**memory.lost, **dict.fromkeys(gone, now.at)}, now),
+        whole=memory.whole or now.complete,
         counts={**_unread(memory, now, heard), **now.counts},
         missing={gpu: scrapes for gpu, scrapes in missing.items() if gpu not in gone},
         counters={**{key: value for key, value in memory.counters.items() if key[:2] in known}, **_read(now)},
@@ -145,16 +150,25 @@ def _exchanged(memory: Memory, now: Sample, moved: set[Gpu]) -> set[Gpu]:
 
     A node that shows none of those that it had, and others, is another machine under the same name.
     """
-    if not now.complete:
+    if not (now.complete and memory.whole):
         return set()
     had, shows = _by_node(memory.known - moved), _by_node(now.gpus)
-    fresh = _by_node(now.gpus - memory.known - memory.lost)
+    fresh = _by_node(now.gpus - memory.known - memory.lost.keys())
     found: set[Gpu] = set()
     for node, new in fresh.items():
         absent = had.get(node, set()) - shows[node]
         if len(new) >= len(absent) or absent == had[node]:
             found |= absent
     return found
+
+
+def _lost(reported: Mapping[Gpu, datetime], now: Sample) -> dict[Gpu, datetime]:
+    """Return which GPUs are away still, of each node the last that were reported."""
+    back = now.gpus if now.complete else frozenset[Gpu]()
+    away = {gpu: at for gpu, at in reported.items() if gpu not in back and now.at - at <= FORGOTTEN_AFTER}
+    newest = sorted(away, key=lambda gpu: (away[gpu], gpu), reverse=True)
+    kept = (gpu for gpus in _by_node(newest).values() for gpu in sorted(gpus, key=newest.index)[:LOST_KEPT])
+    return {gpu: away[gpu] for gpu in kept}
 
 
 def _by_node(gpus: Iterable[Gpu]) -> dict[str, set[Gpu]]:

@@ -164,8 +164,8 @@ _LINK: Final = re.compile(
 _MCE: Final = re.compile(r"mce: \[Hardware Error\]: (?P<where>CPU \d{1,5}): Machine Check Exception: ", re.A)
 # Memory beyond correction: counted by its controller, found in use, or the page that is given up. CE are corrected.
 _MEMORY: Final = re.compile(
-    r"EDAC (?P<where>MC\d{1,3}): \d{1,10} UE |mce: Uncorrected hardware memory error |"
-    r"Memory failure: 0x[0-9a-f]{1,16}: ",
+    r"EDAC (?P<where>MC\d{1,3}): \d{1,10} UE [\w ]{0,64}\bon [\w#., -]{1,120} \(|"
+    r"mce: Uncorrected hardware memory error |Memory failure: 0x[0-9a-f]{1,16}: ",
     re.A,
 )
 # Firmware counts corrected errors too, on healthy nodes thousands a day: only the others are told.
@@ -173,9 +173,9 @@ _FIRMWARE: Final = re.compile(r"\{\d{1,10}\}\[Hardware Error\]: event severity: 
 # What tools print before the text: journal and syslog date, host and "kernel:", dmesg the time since boot or a date.
 _DATE: Final = r"(?:[A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,15}(?:Z|[+-]\d\d:?\d\d)?)"
 _PRINTED: Final = re.compile(
-    rf"(?:(?:{_DATE} )?(?:[\w.-]{{1,64}} )?kernel: )?(?:<(?P<priority>\d{{1,3}})>)?"
-    r"(?:\[ {0,8}\d{1,10}\.\d{1,6}\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] )?",
-    re.A,
+    rf"(?:{_DATE} )?(?:(?:[\w.-]{{1,64}} )?kernel: )?(?:kern *:\w+ *: )?(?:<(?P<priority>\d{{1,3}})>)?"
+    r"(?:\[ {0,8}\+?\d{1,10}\.\d{1,6}\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] )?(?P<text>.*)",
+    re.A | re.S,
 )
 # The kernel writes bytes outside ASCII as \xNN. Greedy, so that nothing of a name with commas is left over.
 _NAME: Final = re.compile(r"pid=(?:\d{1,10}|'?<unknown>'?)(?:, name=(?:\\x[0-9a-f]{2}|[^\\]){0,15}(?:, |$)|, |$)", re.A)
@@ -200,12 +200,10 @@ def printed(line: str) -> str | None:
 
     For what people recorded with dmesg, from the journal, syslog or /dev/kmsg. A node's own log is read by `record`.
     """
-    if (raw := record(line.encode())) is not None:
+    if (raw := record(line.encode(errors="replace"))) is not None:
         return raw.text if raw.facility == KERNEL else None
-    before = _PRINTED.match(line)
-    if before is None:
-        return line
-    return line[before.end() :] if int(before["priority"] or 0) >> 3 == KERNEL else None
+    found = _PRINTED.fullmatch(line)
+    return found["text"] if found and int(found["priority"] or 0) >> 3 == KERNEL else None
 
 
 def read(text: str) -> Seen | None:

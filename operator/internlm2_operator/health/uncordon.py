@@ -43,15 +43,18 @@ def decide_uncordon(node: NodeRecord, signals: Sequence[Signal], now: datetime) 
     return Uncordon(node.name, history.lifted(now), settled=max(settled, node.reset or settled))
 
 
-def taken_off(node: NodeRecord) -> bool:
-    """Say whether a person took our note off a node, and nobody has written down that its faults were dealt with.
+def settled_until(node: NodeRecord, known: datetime | None, now: datetime) -> datetime | None:
+    """Return until when all is over that was said of a node, because a person took our note off it.
 
-    Who did so has judged the node: what was said of it until then must not cordon it once more.
+    Who did so has judged the node. `known` is when the cordon was made whose note was seen on it; an operator that
+    starts later cannot know when the note went, so that only what led to the cordon is over. None where nobody took a
+    note off, or it is written down already.
     """
     last = node.history.last
-    if node.fault is not None or last is None or last.lifted is not None:
-        return False
-    return node.reset is None or node.reset < last.at
+    made = known or (last.at if last is not None and last.lifted is None else None)
+    if node.fault is not None or made is None or (node.reset is not None and node.reset >= made):
+        return None
+    return max(made, now) if known else made
 
 
 def kept_because(node: NodeRecord) -> str | None:

@@ -93,9 +93,9 @@ _NAMED: Final = (
 )
 _RESTART_APP: Final = (8, 11, 25, 32, *range(39, 42), 60, *range(68, 73), *range(75, 78), 80, *range(82, 87), 88, 89,
                        *range(96, 106), *range(126, 136), 139)  # fmt: skip
-# Of these the text tells whether the link was lost.
+# Of these the driver's text tells whether the link was lost.
 WORDED: Final = range(144, 151)
-_LOST: Final = re.compile(r"\bFatal\b")
+SEVERITY: Final = re.compile(r"\b(?:Nonf|F)atal\b")
 
 TABLE: Final[dict[int, XidRule]] = (
     {xid: XidRule(xid, "application error", "RESTART_APP", Act.RESTART) for xid in _RESTART_APP}
@@ -133,6 +133,6 @@ def rule_of(xid: int, text: str = "") -> XidRule:
 
     `text` is what the driver says after the code; of several sightings the worst counts.
     """
-    if xid in WORDED and "Nonfatal" in text and not _LOST.search(text):
+    if xid in WORDED and set(SEVERITY.findall(text)) == {"Nonfatal"}:
         return XidRule(xid, "NVLink 5 error that the link survived", "WORKFLOW_NVLINK5_ERR", Act.RECORD)
     return TABLE.get(xid) or XidRule(xid, "not in the table", "none given", Act.RECORD)

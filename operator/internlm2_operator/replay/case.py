@@ -125,7 +125,7 @@ def case(raw: Any) -> Case:
         domains={str(node): str(domain) for node, domain in (job.get("topology") or {}).items()},
         mode=Mode(job.get("mode") or raw.get("mode") or Mode.ENFORCE),
         smallest=None if smallest is None else int(smallest) + int(job.get("spares") or 0),
-        gpus=gpus if isinstance(gpus, int) else GPUS,
+        gpus=gpus if type(gpus) is int and gpus > 0 else GPUS,
     )
 
 
@@ -142,8 +142,8 @@ def _observation(raw: Any, index: int) -> Observation:
     fields = {ALIASES.get(str(key), str(key)): value for key, value in raw.items()}
     if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields and "message" in fields:
         fields["line"] = fields["message"]
-    if raw["kind"] == "pod_exit" and fields.get("reason") in DISRUPTIONS:
-        fields.setdefault("disruption", DISRUPTIONS[fields["reason"]])
+    if raw["kind"] == "pod_exit" and (taken := DISRUPTIONS.get(str(fields.get("reason")))) is not None:
+        fields.setdefault("disruption", taken)
     if isinstance(said := fields.get("termination"), dict):
         fields["termination"] = _termination(said, fields.get("code"))
     return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)

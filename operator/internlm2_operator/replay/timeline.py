@@ -171,9 +171,9 @@ class Heard:
         """
         known = memory.known
         for node in {node for node, _ in sample.gpus - known}:
-            named = {gpu for gpu in (known | memory.lost | sample.gpus) if gpu[0] == node}
+            named = {gpu for gpu in (known | memory.lost.keys() | sample.gpus) if gpu[0] == node}
             if len(named) <= self.case.gpus:
-                known |= named - memory.lost
+                known |= named - memory.lost.keys()
         return replace(memory, known=known)
 
     def behind(self, now: datetime) -> tuple[str, int] | None:

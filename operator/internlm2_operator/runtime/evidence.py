@@ -73,10 +73,14 @@ class Evidence:
         if node is None:
             return blind
         ends = (s for pod in world.ends_on(name) if (s := signal_of(pod)))
-        found = [s for s in (*self._edges_of(world, name, label), *ends) if _after(s, node.created)]
+        # Both have whole seconds: what ends in the second of the node's birth is of after it.
+        found = [
+            s for s in (*self._edges_of(world, name, label), *ends) if node.created is None or s.at >= node.created
+        ]
         found += [*_told(world, node, node.health, label)]
         found += [failed] if (failed := failed_check(node)) else []
-        return [*(s for s in found if _after(s, node.reset)), *blind, *_levels(world, name, label)]
+        found = [s for s in found if node.reset is None or s.at > node.reset]
+        return [*found, *blind, *_levels(world, name, label)]
 
     def _others(self, world: World, name: str, causes: set[str], label: str) -> Iterator[Signal]:
         """Yield what speaks about other nodes, cordoned or not, and has one of these causes."""
@@ -115,10 +119,6 @@ def _gravest(edges: list[Signal]) -> list[Signal]:
 def _only(keys: set[str]) -> str:
     """A fault of a node that several jobs share is no job's."""
     return next(iter(keys)) if len(keys) == 1 else ""
-
-
-def _after(signal: Signal, at: datetime | None) -> bool:
-    return at is None or signal.at > at
 
 
 def _levels(world: World, name: str, label: str) -> list[Signal]:

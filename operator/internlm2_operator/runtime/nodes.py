@@ -15,7 +15,7 @@ from internlm2_operator.health.diagnose import diagnose, wavers
 from internlm2_operator.health.lemon import DOUBTED_FOR, doubted, lemons, on_probation
 from internlm2_operator.health.node import SUSPECTED, HeldNote, NodeRecord
 from internlm2_operator.health.signals import Signal
-from internlm2_operator.health.uncordon import decide_uncordon, taken_off
+from internlm2_operator.health.uncordon import decide_uncordon, settled_until
 from internlm2_operator.health.verdict import Blame, Confidence, Verdict
 from internlm2_operator.manifests import event
 from internlm2_operator.manifests.node import cordon_patch, held_patch, reset_patch, uncordon_patch
@@ -64,6 +64,7 @@ class NodeReconciler:
         self._held: dict[str, Hold] = {}
         self._suspected: dict[str, str] = {}
         self._renewed: dict[str, str] = {}  # by node whose silence is doubted: when its lease said it was renewed
+        self._noted: dict[str, datetime] = {}  # by node: when the cordon was made whose note it has, or had last
         self._count_holds()
 
     async def reconcile(self, name: str) -> float | None:
@@ -90,10 +91,13 @@ class NodeReconciler:
             self._forget_hold(name)
         if node is None:
             self._renewed.pop(name, None)
+            self._noted.pop(name, None)
             return None
         await self._doubt(node, now)
-        if taken_off(node):
-            node = await self._take_back(node, now)
+        if node.fault is not None:
+            self._noted[name] = node.fault.cordoned_at
+        elif (until := settled_until(node, self._noted.get(name), now)) is not None:
+            node = await self._settle(node, until)
         signals = self._evidence.signals(self._world, name, now)
         if node.fault is not None:
             await self._lift(node, signals, now)
@@ -154,14 +158,14 @@ class NodeReconciler:
         self._metrics.cordons.labels(verdict.cause).inc()
         log.warning("cordoned: %s", "; ".join(verdict.evidence), extra={"node": cordon.node, "cause": verdict.cause})
 
-    async def _take_back(self, node: NodeRecord, now: datetime) -> NodeRecord:
+    async def _settle(self, node: NodeRecord, until: datetime) -> NodeRecord:
         """Write down that a person took a node back, for the agent and for operators to come; return it as it is then.
 
         Raises:
             ClusterError: it could not be written; the node must not be judged without it.
         """
-        self._world.put_node(await self._gateway.patch_node(node.name, reset_patch(now)))
-        log.info("taken back by a person: what was said until now is over", extra={"node": node.name})
+        self._world.put_node(await self._gateway.patch_node(node.name, reset_patch(until)))
+        log.info("taken back by a person: what was said until %s is over", until, extra={"node": node.name})
         return self._world.node(node.name) or node
 
     async def _lift(self, node: NodeRecord, signals: tuple[Signal, ...], now: datetime) -> None:

@@ -124,6 +124,32 @@ def test_the_same_after_a_minute_is_another_event() -> None:
     assert kept(xid(13), xid(13, 60)).events == (xid(13), xid(13, 60))
 
 
+WORSE = {
+    "an error that a link survived, and one that it did not": (
+        event("Xid145", "0000:3b:00", NOW, "RLW_RXPIPE Nonfatal XC0 i0 Link 13"),
+        event("Xid145", "0000:3b:00", at(5), "RLW_REMAP Fatal XC1 i0 Link 08"),
+    ),
+    "a switch that says Fatal at last": (
+        event("SXid20034", "0000:c1:00.0", NOW, "Non-fatal, Link 4, LTSSM"),
+        event("SXid20034", "0000:c1:00.0", at(5), "Fatal, Link 4, LTSSM"),
+    ),
+    "a recovery that is asked for at last": (
+        event("Xid154", "0000:3b:00", NOW, "GPU recovery action changed from 0x1 [GPU Reset Required] to 0x0 [None]"),
+        event(
+            "Xid154", "0000:3b:00", at(5), "GPU recovery action changed from 0x0 [None] to 0x2 [Node Reboot Required]"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "worse"), WORSE.values(), ids=WORSE)
+def test_what_weighs_more_is_no_repeat(first: Event, worse: Event) -> None:
+    assert kept(first, worse) == Kept((first, worse))
+    assert kept(worse, first) == Kept((worse,), left_out=1)
+    assert condition(kept(first).events).status == "True"
+    assert condition(kept(first, worse).events).status == "False"
+
+
 def test_notes_never_push_a_fault_out() -> None:
     """The control: without the fault only notes are there."""
     storm = [xid(31, n * 60, f"0000:{n:02x}:00", "x" * 160) for n in range(1, 100)]

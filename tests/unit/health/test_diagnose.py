@@ -97,8 +97,22 @@ CASES = {
     "an error that the link survived is recorded, killed pods or not": Case(
         [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13"), pod_exit()], Blame.UNKNOWN, "PodExit"
     ),
-    "so is the metric of it, which has no words": Case(
-        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13"), nvlink("it rose"), pod_exit()], Blame.UNKNOWN, "PodExit"
+    "so is the metric of it, which has no words, however old the line is": Case(
+        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=310), nvlink("it rose", ago=290), pod_exit()],
+        Blame.UNKNOWN,
+        "PodExit",
+    ),
+    "a metric without a line is a suspicion": Case([nvlink("it rose"), pod_exit()], Blame.NODE, "Xid145", cordon=True),
+    "what is recorded does not repeat": Case(
+        [*(nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=600 * n) for n in range(1, 5)), nvlink("Fatal", ago=2)],
+        Blame.UNKNOWN,
+        "Xid145",
+    ),
+    "what is fatal does": Case(
+        [nvlink("RLW_REMAP Fatal XC1 i0 Link 08", ago=600 * n) for n in range(5)],
+        Blame.NODE,
+        "Xid145",
+        cordon=True,
     ),
     "one that it did not survive agrees with a killed pod": Case(
         [nvlink("RLW_REMAP Fatal XC1 i0 Link 08"), pod_exit()], Blame.NODE, "Xid145", cordon=True
@@ -112,6 +126,18 @@ CASES = {
     "a link of one node agrees with a killed pod": Case([link(), pod_exit()], Blame.NODE, "LinkDown", cordon=True),
     "links of two nodes of a job are the switch's": Case(
         [link(), link("n2", ago=30), pod_exit()], Blame.FABRIC, "LinkDown"
+    ),
+    "what else a node has is judged without them": Case(
+        [link(ago=86400), link("n2", ago=86430), xid(79)], Blame.NODE, "Xid79", cordon=True
+    ),
+    "a node that is silent beside them, too": Case(
+        [link(ago=86400), link("n2", ago=86430), seen(Kind.NODE_NOT_READY, Source.NODE)],
+        Blame.NODE,
+        "NodeNotReady",
+        cordon=True,
+    ),
+    "and a suspicion that a killed pod bears out": Case(
+        [link(ago=86400), link("n2", ago=86430), xid(119), pod_exit()], Blame.NODE, "Xid119", cordon=True
     ),
     "links of two jobs behind one switch are, too": Case(
         [link(domain="leaf"), link("n2", job="default/other", domain="leaf"), pod_exit()], Blame.FABRIC, "LinkDown"

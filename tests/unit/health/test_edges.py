@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from internlm2_operator.health.edges import COUNTERS, HEALTH, Memory, Sample, baseline, edges
+from internlm2_operator.health.edges import COUNTERS, HEALTH, LOST_KEPT, Memory, Sample, baseline, edges
 from internlm2_operator.health.signals import Kind
 
 T0 = datetime(2026, 11, 25, tzinfo=UTC)
@@ -121,6 +121,21 @@ CASES: dict[str, tuple[list[Sample], list[Fact]]] = {
         [shows(100.0, 1, 2, 3), shows(102.0, 1, 2), shows(104.0, 1, 2), shows(106.0, 1, 3), shows(108.0, 1, 3)],
         [(Kind.GPU_MISSING, None)] * 2,
     ),
+    "nor does one that came back in a partial answer": (
+        [
+            shows(100.0, 1, 2, 3),
+            shows(102.0, 1, 2),
+            shows(104.0, 1, 2),
+            partial(shows(106.0, 1, 3)),
+            shows(108.0, 1, 3),
+            shows(110.0, 1, 3),
+        ],
+        [(Kind.GPU_MISSING, None)] * 2,
+    ),
+    "after a partial answer at the start nothing is known to be new": (
+        [partial(shows(100.0, 1, 2)), shows(102.0, 1, 3, 4), shows(104.0, 1, 3, 4)],
+        [(Kind.GPU_MISSING, None)],
+    ),
     "what a partial answer shows first may stand for what it does not show": (
         [shows(100.0, 1, 2), partial(shows(102.0, 3)), shows(104.0, 1, 3), shows(106.0, 1, 3)],
         [],
@@ -176,6 +191,16 @@ def test_what_a_cluster_had_a_day_ago_is_forgotten() -> None:
         _, memory = edges(memory, new)
     assert ("n199", "GPU-198") in memory.known
     assert max(map(len, (memory.known, memory.lost, memory.counts, memory.counters, memory.heard))) <= 25
+
+
+def test_uuids_that_come_and_go_do_not_fill_the_memory() -> None:
+    memory = baseline(QUIET)
+    for scrape in range(300):
+        ten = frozenset(("n1", f"GPU-{scrape}-{n}") for n in range(10 * (scrape % 3 == 0)))
+        new = Sample(T0 + timedelta(seconds=scrape), scraped={"n1": float(scrape)}, gpus=frozenset({GPU}) | ten)
+        _, memory = edges(memory, new)
+    assert len(memory.lost) == LOST_KEPT
+    assert len(memory.known) <= 11
 
 
 def test_uuids_that_change_with_every_scrape_do_not_fill_the_memory() -> None:

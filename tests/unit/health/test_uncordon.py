@@ -12,7 +12,7 @@ from internlm2_operator.health.cordon import OPERATOR
 from internlm2_operator.health.history import History
 from internlm2_operator.health.node import CheckNote, FaultNote, NodeRecord
 from internlm2_operator.health.signals import Kind, Signal, Source
-from internlm2_operator.health.uncordon import decide_uncordon, kept_because, taken_off
+from internlm2_operator.health.uncordon import decide_uncordon, kept_because, settled_until
 from internlm2_operator.health.verdict import Action
 from tests.examples import few
 
@@ -104,19 +104,28 @@ def test_what_a_check_lifts(action: str) -> None:
 
 LIFTED = History().cordoned("Xid95", "cordon-reset", T0).lifted(after(11))
 TAKEN_OFF = {
-    "a cordon of ours": (node(), False),
-    "its note is gone": (node(fault=None), True),
-    "and so is the cordon": (node(fault=None, unschedulable=False), True),
-    "somebody said that it is mended": (node(fault=None, reset=after(1)), False),
-    "somebody said so of a fault before": (node(fault=None, reset=after(-1)), True),
-    "the operator lifted it": (node(fault=None, history=LIFTED), False),
-    "a node that never was cordoned": (node(fault=None, history=History()), False),
+    "a cordon of ours": (node(), T0, None),
+    "its note is gone": (node(fault=None), T0, after(9)),
+    "and the cordon, too": (node(fault=None, unschedulable=False), T0, after(9)),
+    "and the history": (node(fault=None, history=History()), T0, after(9)),
+    "nobody saw it go": (node(fault=None), None, T0),
+    "somebody said that it is mended": (node(fault=None, reset=after(1)), T0, None),
+    "somebody said so, and nobody saw it go": (node(fault=None, reset=T0), None, None),
+    "somebody said so of a fault before": (node(fault=None, reset=after(-1)), T0, after(9)),
+    "the clock that cordoned was ahead": (node(fault=None), after(30), after(30)),
+    "the operator lifted it": (node(fault=None, history=LIFTED), None, None),
+    "the operator lifted it a moment ago": (node(fault=None, history=LIFTED, reset=after(5)), T0, None),
+    "a node that never was cordoned": (node(fault=None, history=History()), None, None),
 }
 
 
-@pytest.mark.parametrize(("there", "expected"), TAKEN_OFF.values(), ids=TAKEN_OFF)
-def test_whether_a_person_took_the_note_off(there: NodeRecord, expected: bool) -> None:
-    assert taken_off(there) is expected
+@pytest.mark.parametrize(("there", "known", "until"), TAKEN_OFF.values(), ids=TAKEN_OFF)
+def test_what_a_person_settles_who_takes_the_note_off(
+    there: NodeRecord, known: datetime | None, until: datetime | None
+) -> None:
+    assert settled_until(there, known, after(9)) == until
+    if until is not None:
+        assert settled_until(dataclasses.replace(there, reset=until), known, after(10)) is None, "once is enough"
 
 
 SINCE = {

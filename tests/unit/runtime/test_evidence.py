@@ -111,6 +111,15 @@ def test_an_edge_of_before_a_reset_is_over() -> None:
     assert kinds(evidence, world) == [Kind.XID]
 
 
+def test_what_ends_in_the_second_of_its_nodes_birth_is_that_nodes() -> None:
+    evidence, world = Evidence(), with_node()
+    there = world.node("n1")
+    assert there is not None
+    assert there.created is not None
+    evidence.add([xid(there.created)], world)
+    assert kinds(evidence, world, there.created + timedelta(seconds=1)) == [Kind.XID]
+
+
 def test_a_machine_that_has_the_name_of_another_has_not_suffered_what_that_one_did() -> None:
     """Clouds repair a node by a new one with its name. Its agent speaks of it alone, and its object may be new only."""
     evidence, world = Evidence(), with_node()
