@@ -44,6 +44,8 @@ FATAL_REPEATS: Final = 5
 _CORES: Final = re.compile(r"GPC (\d+),? (?:and )?TPC (\d+)", re.I)
 
 LINK_DOWN: Final = "LinkDown"
+# What an agent sees and a user can bring about.
+BY_USERS: Final = frozenset({"DiskFull"})
 SYMPTOM: Final = "a symptom without a cause"
 
 # The note travels in an annotation of the node: the cause comes first, the rest is cut.
@@ -208,7 +210,7 @@ def _suspected(seen: Seen) -> Verdict | None:
     if not found:
         return None
     rule = "one source alone"
-    return _verdict(Blame.UNKNOWN, found[0], seen.mine, Action.CHECK, rule, confidence=Confidence.SUSPECTED)
+    return _verdict(Blame.NODE, found[0], seen.mine, Action.CHECK, rule, confidence=Confidence.SUSPECTED)
 
 
 def _repeated(seen: Seen) -> Verdict | None:
@@ -218,7 +220,7 @@ def _repeated(seen: Seen) -> Verdict | None:
             continue
         if (times := _bursts(seen.history, one)) >= REPEATS:
             rule = f"{times} times on the same GPU and on no other"
-            return _verdict(Blame.UNKNOWN, one, seen.mine, Action.CHECK, rule, confidence=Confidence.HINTED)
+            return _verdict(Blame.NODE, one, seen.mine, Action.CHECK, rule, confidence=Confidence.HINTED)
     return None
 
 
@@ -236,8 +238,10 @@ def _application(seen: Seen) -> Verdict | None:
 
 
 def _hinted(seen: Seen) -> Verdict | None:
-    """Hints, symptoms without a cause, or blindness: unknown."""
+    """Hints, symptoms without a cause, or blindness: unknown, unless the hint can be nobody's but the node's."""
     hints = seen.weighing(Weight.HINT)
+    if own := [s for s in hints if s.source.trusted and s.cause not in BY_USERS]:
+        return _verdict(Blame.NODE, own[0], seen.mine, Action.CHECK, "hints only", confidence=Confidence.HINTED)
     if hints:
         return _verdict(Blame.UNKNOWN, hints[0], seen.mine, Action.CHECK, "hints only", confidence=Confidence.HINTED)
     blind = [s for s in seen.mine if s.kind in (Kind.EXPORTER_DOWN, Kind.GPU_MISSING)]

@@ -48,17 +48,17 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
         return replace(shared[0], node="")
     root = words.root
     common = root is not None and root.common and root.blame is Blame.USER
-    suspected = [v for v in order if v.blame is Blame.UNKNOWN and _trusted(v)]
+    suspected = [v for v in order if v.blame in _OPEN and _trusted(v)]
     if suspected and not common:
         return suspected[0]
-    if (contained := [v for v in order if v.blame is Blame.NODE]) and not common:
+    if (contained := [v for v in order if v.blame is Blame.NODE and v.action is Action.RESTART]) and not common:
         return contained[0]
     program = [v for v in order if v.blame is Blame.USER and not _torn_down(v, root, now)]
     if program and (root is None or root.blame not in (Blame.USER, Blame.NONE)):
         return replace(program[0], node="", gpu="")  # the driver's word goes before a rank's
     if root is not None and root.blame is not Blame.UNKNOWN:
         return _by_log(root, words)
-    if root is not None and (agreed := [v for v in order if v.blame is Blame.UNKNOWN and v.cause == root.cause]):
+    if root is not None and (agreed := [v for v in order if v.blame in _OPEN and v.cause == root.cause]):
         return agreed[0]  # rank and node say the same of the node, and the user's end is what came of it
     if words.user:
         return _user("a pod's end is its user's", words, words.user)
@@ -74,7 +74,7 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
         return left[0]  # its pods were told to end, and the others lost them
     if words.behind:
         return _plain(Blame.UNKNOWN, "Stalled", Action.CHECK, "one rank is behind, all others wait", words.behind)
-    if hinted := [v for v in order if v.blame is Blame.UNKNOWN and v.action is Action.CHECK]:
+    if hinted := [v for v in order if v.blame in _OPEN and v.action is Action.CHECK]:
         return hinted[0]
     if words.taken and (root is None or root.cause == UNKNOWN_CAUSE):
         return _plain(Blame.NONE, "Outside", Action.WAIT, "somebody took its pods away, and the others lost them")
@@ -104,6 +104,8 @@ def _torn_down(verdict: Verdict, root: RootCause | None, now: datetime) -> bool:
     return verdict.cause == CHANNEL_CLOSED and gave_up
 
 
+# Of a node that is not convicted: what is found against it, for sure its own or not.
+_OPEN: Final = (Blame.UNKNOWN, Blame.NODE)
 _SUSPECTING: Final = (Weight.SUSPECT, Weight.HARD)
 
 

@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 
 class Blame(enum.StrEnum):
@@ -26,6 +27,9 @@ class Action(enum.StrEnum):
     CORDON_RESET = "cordon-reset"  # the GPU
     CORDON_REBOOT = "cordon-reboot"
     CORDON_REPLACE = "cordon-replace"  # the hardware
+
+
+_CORDONS: Final = frozenset({Action.CORDON, Action.CORDON_RESET, Action.CORDON_REBOOT, Action.CORDON_REPLACE})
 
 
 class Confidence(enum.StrEnum):
@@ -55,8 +59,8 @@ class Verdict:
 
     @property
     def cordon(self) -> bool:
-        """Whether the node deserves a cordon; an error that its GPU contained asks for new processes alone."""
-        return self.blame is Blame.NODE and self.action is not Action.RESTART
+        """Whether the node deserves a cordon: a suspicion asks for a check, an error that a GPU contained for less."""
+        return self.blame is Blame.NODE and self.action in _CORDONS
 
     @property
     def certain(self) -> bool:

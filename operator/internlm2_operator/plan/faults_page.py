@@ -55,16 +55,17 @@ within 5 minutes. Sources are the driver (an XID is one source, by kernel log an
 counters, the Node's conditions, checks that the operator ran, and pods; what a user can write is a hint at most, and
 hints never add up to a cordon.
 
-1. Nodes that go silent, or whose links go down, together in one rack: the fabric.
+1. Two nodes of a job or of a rack whose links go down within 60 s, and nodes that go silent together in one rack: the
+   fabric. What else speaks against a node with such a link is judged without it.
 2. One XID on 3 nodes of a job, or on 3 nodes of several jobs in one rack, within 60 s: the program's, or the fabric.
 3. A hard signal: cordon. It counts for 30 minutes, so that what the breaker held back is not forgotten.
 4. A suspect and a second source: cordon.
 5. A suspect code on one GPU 5 times in 24 hours, bursts of 3 minutes counted once: cordon.
 6. A suspect alone, within a day of the node's last uncordon: cordon. Any fault in that day asks for other hardware.
-7. A suspect alone: the node is to be checked. So is one whose GPU alone shows XID 31, or 13 on the same cores, twice
-   within 24 hours.
+7. A suspect alone: the node is to be checked, without a cordon. So is one whose GPU alone shows XID 31, or 13 on the
+   same cores, twice within 24 hours.
 8. A program's XID: the processes start again.
-9. Hints only, or nothing to be seen: unknown.
+9. Hints only: the node is to be checked. Words of users alone, a full disk, or nothing to be seen: unknown.
 
 `internlm2 why-cordoned NODE` names the rule; `internlm2 replay` shows what they say of recorded faults. Actions
 after `cordon-` are what mends the node; the operator never resets or reboots by itself. Which cordons are held back,

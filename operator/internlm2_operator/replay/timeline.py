@@ -12,8 +12,10 @@ from typing import Any, Final
 from internlm2_operator.health import condition, edges, kernel, series
 from internlm2_operator.health.node import NodeRecord, not_ready
 from internlm2_operator.health.rootcause import RankLine
+from internlm2_operator.health.rules import Weight
 from internlm2_operator.health.series import Series
 from internlm2_operator.health.signals import Kind, Signal, Source
+from internlm2_operator.health.xid import rule_of
 from internlm2_operator.plan.cause import Kind as CauseKind
 from internlm2_operator.plan.exits import End, exit_of, signal_of
 from internlm2_operator.plan.snapshot import PodPhase, PodRecord
@@ -23,8 +25,8 @@ from internlm2_spec.contract import Termination
 # A step that takes longer is a stall; in other phases nothing is known of how long they may take.
 STALL_SECONDS: Final = 60.0
 _STEPPING: Final = "step"
-# How others than our agent name a code in the condition's reason.
-_CODE: Final = re.compile(r"(s?)xid[ _:-]?0*([1-9]\d{0,5})", re.I | re.A)
+# How others than our agent name a code in the condition.
+_CODE: Final = re.compile(r"\b(s?)xid[ _:=#-]{0,2}0*([1-9]\d{0,5})\b", re.I | re.A)
 
 
 @dataclass(slots=True)
@@ -238,7 +240,8 @@ def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
 def _agent_words(one: Observation, status: str, message: str) -> str:
     """Return the agent's message; where only a reason was recorded, it is taken as the one event.
 
-    A line of the driver in the message, or a code in the reason, is that event however it is spelled.
+    A line of the driver in the message, or a code as the reason, is that event however it is spelled. So is a code that
+    speaks against no node, for which some health watch has taken the device out.
     """
     if condition.events(message) or status != "False":
         return message
@@ -246,11 +249,16 @@ def _agent_words(one: Observation, status: str, message: str) -> str:
     seen = kernel.read(kernel.printed(message) or "")
     if seen is not None and (event := condition.event_of(seen, one.at)) is not None:
         return condition.condition([event]).message
-    if (code := _CODE.fullmatch(reason)) is not None:
+    if (code := _CODE.fullmatch(reason) or _harmless(message)) is not None:
         reason = f"{'SXid' if code[1] else 'Xid'}{code[2]}"
     if reason and not condition.known(reason):  # it is the agent's word all the same, and no user can write it
         reason, message = "GpuUnhealthy", f"{reason}: {message}"
     return condition.condition([condition.event(reason, "", one.at, message)]).message if reason else ""
+
+
+def _harmless(message: str) -> re.Match[str] | None:
+    found = _CODE.search(message)
+    return found if found and not found[1] and rule_of(int(found[2])).weight is Weight.NOTHING else None
 
 
 def _sample(at: datetime, metrics: list[Observation], before: edges.Sample | None) -> edges.Sample:

@@ -77,11 +77,11 @@ CASES = {
     ),
     "xid 31 is the program's": Case([xid(31)], Blame.USER, "Xid31"),
     "xid 31 and a killed pod are still the program's": Case([xid(31), pod_exit()], Blame.USER, "Xid31"),
-    "xid 48 alone is a suspicion": Case([xid(48)], Blame.UNKNOWN, "Xid48"),
+    "xid 48 alone is a suspicion": Case([xid(48)], Blame.NODE, "Xid48"),
     "xid 48 with a row remap on the same GPU cordons": Case([xid(48), xid(63)], Blame.NODE, "Xid48", cordon=True),
-    "xid 48 with a row remap on another GPU does not": Case([xid(48), xid(63, gpu="GPU-1")], Blame.UNKNOWN, "Xid48"),
+    "xid 48 with a row remap on another GPU does not": Case([xid(48), xid(63, gpu="GPU-1")], Blame.NODE, "Xid48"),
     "xid 119 and a killed pod agree": Case([xid(119, ago=1), pod_exit()], Blame.NODE, "Xid119", cordon=True),
-    "two xids of one source do not agree": Case([xid(119), xid(46)], Blame.UNKNOWN, "Xid46"),
+    "two xids of one source do not agree": Case([xid(119), xid(46)], Blame.NODE, "Xid46"),
     "a killed pod alone is a suspicion": Case([pod_exit()], Blame.UNKNOWN, "PodExit"),
     "a suspicion of five minutes ago is history": Case([xid(119, ago=301)], Blame.NONE, "Healthy"),
     "what the breaker held back is not forgotten at once": Case([xid(79, ago=301)], Blame.NODE, "Xid79", cordon=True),
@@ -105,7 +105,7 @@ CASES = {
     "a metric without a line is a suspicion": Case([nvlink("it rose"), pod_exit()], Blame.NODE, "Xid145", cordon=True),
     "what is recorded does not repeat": Case(
         [*(nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=600 * n) for n in range(1, 5)), nvlink("Fatal", ago=2)],
-        Blame.UNKNOWN,
+        Blame.NODE,
         "Xid145",
     ),
     "what is fatal does": Case(

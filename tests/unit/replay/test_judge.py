@@ -66,10 +66,10 @@ def test_a_link_that_recovers_and_a_pod_that_was_killed_are_two_sources() -> Non
     recoveries = counted("DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL", 1, 3)
     killed = {"t": 9, "node": "n1", "kind": "pod_exit", "slot": 0, "code": 137, "reason": "Error"}
     assert played([*recoveries, killed], cordon=True, blame="node").wrong == ()
-    assert played(recoveries, cordon=False, blame="unknown").wrong == ()
-    assert played([*recoveries, killed | {"node": "n2"}], cordon=False, blame="unknown").wrong == ()
+    assert played(recoveries, cordon=False, blame="node").wrong == ()
+    assert played([*recoveries, killed | {"node": "n2"}], cordon=False, blame="node").wrong == ()
     replays = counted("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", 1, 300)
-    assert played([*replays, killed], cordon=False, blame="unknown").wrong == (), "a hint and a hint"
+    assert played([*replays, killed], cordon=False, blame="node").wrong == (), "a hint and a hint"
 
 
 def test_an_announced_node_may_fall_silent_and_no_more() -> None:

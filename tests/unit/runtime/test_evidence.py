@@ -235,7 +235,7 @@ def test_links_of_many_nodes_at_one_switch_are_the_switch() -> None:
     found = verdict(world)
     assert (found.blame, found.action, found.cause) == (Blame.FABRIC, Action.CHECK, "LinkDown")
     alone = verdict(cluster(["one"], message=said))
-    assert (alone.blame, alone.cordon) == (Blame.UNKNOWN, False)
+    assert (alone.blame, alone.action, alone.cordon) == (Blame.NODE, Action.CHECK, False)
 
 
 def test_one_code_on_nodes_of_several_jobs_behind_one_switch() -> None:
