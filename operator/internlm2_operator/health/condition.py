@@ -16,7 +16,7 @@ from internlm2_operator.health import kernel
 from internlm2_operator.health.rules import MEMORY_LIMIT
 from internlm2_operator.health.signals import Kind, Signal, Source
 from internlm2_operator.health.verdict import Action
-from internlm2_operator.health.xid import RECOVERY_CHANGED, Act, recovery, rule_of
+from internlm2_operator.health.xid import RECOVERY_CHANGED, WORDED, Act, recovery, rule_of
 
 TYPE: Final = "GPUHealthy"
 HEALTHY: Final = "Healthy"
@@ -34,10 +34,11 @@ class Gravity(enum.IntEnum):
     """What an event makes of the condition; a storm of lesser events never pushes a graver one out."""
 
     NOTE = 0
-    BLIND = 1
-    DEGRADED = 2
-    SUSPECT = 3
-    HARD = 4
+    SURVIVED = 1  # the hardware's and no fault: it explains a metric that has no words
+    BLIND = 2
+    DEGRADED = 3
+    SUSPECT = 4
+    HARD = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,9 @@ def gravity(one: Event) -> Gravity:
     if code[1] == "SXid":
         return Gravity.NOTE if one.detail.startswith("Non-fatal") else Gravity.SUSPECT
     if int(code[2]) == RECOVERY_CHANGED and (asked := recovery(one.detail)) is not None:
-        return Gravity.NOTE if asked is Action.NONE else Gravity.HARD
-    return {Act.CORDON: Gravity.HARD, Act.SUSPECT: Gravity.SUSPECT}.get(
-        rule_of(int(code[2]), one.detail).act, Gravity.NOTE
-    )
+        return Gravity.SURVIVED if asked is Action.NONE else Gravity.HARD
+    least = Gravity.SURVIVED if int(code[2]) in WORDED else Gravity.NOTE
+    return {Act.CORDON: Gravity.HARD, Act.SUSPECT: Gravity.SUSPECT}.get(rule_of(int(code[2]), one.detail).act, least)
 
 
 def keep(kept: Kept, new: Event) -> Kept:
@@ -163,7 +163,7 @@ def forget(kept: Kept, now: datetime, reset: datetime | None) -> Kept:
     stay = tuple(
         e
         for e in kept.events
-        if (reset is None or e.at > reset) and (gravity(e) > Gravity.NOTE or now - e.at < NOTE_KEPT)
+        if (reset is None or e.at > reset) and (gravity(e) > Gravity.SURVIVED or now - e.at < NOTE_KEPT)
     )
     return kept if stay == kept.events else Kept(stay, kept.left_out if stay else 0)
 
@@ -173,7 +173,7 @@ def condition(seen: Iterable[Event], left_out: int = 0) -> Condition:
     order = sorted(seen, key=_least_first, reverse=True)
     gravest = max(map(gravity, order), default=Gravity.NOTE)
     message = _message(order, left_out)
-    if gravest is Gravity.NOTE:
+    if gravest <= Gravity.SURVIVED:
         return Condition("True", HEALTHY, message)
     first = min((e for e in order if gravity(e) is gravest), key=lambda e: (e.at, e.cause, e.where))
     return Condition("Unknown" if gravest is Gravity.BLIND else "False", first.cause, message)

@@ -13,15 +13,17 @@ from internlm2_operator.health.xid import (
     CONTAINED,
     DOUBLE_BIT,
     GRAPHICS_EXCEPTION,
+    NVLINK5,
     RECOVERY_CHANGED,
     REMAPPED,
     REPEATING,
-    SEVERITY,
     WORDED,
     Act,
     XidRule,
+    lost_its_link,
     recovery,
     rule_of,
+    tells,
 )
 
 # Two sources agree when they speak within this window; older signals are history, never replayed
@@ -33,8 +35,6 @@ CERTAIN_FOR: Final = timedelta(minutes=30)
 COMMON_NODES: Final = 3
 # So many nodes of one rack or switch, of several jobs, that go at the same time: what they share has failed.
 OUTAGE_NODES: Final = 3
-# A link has two ends: where it is two nodes' at once, it is what both hang on.
-LINKED_NODES: Final = 2
 COMMON_WITHIN: Final = timedelta(seconds=60)
 # Repeats count within a day; what comes within three minutes is one event (NVSentinel's health events analyzer).
 HISTORY: Final = timedelta(hours=24)
@@ -91,10 +91,11 @@ def _judged(seen: Seen) -> Verdict:
 
 def _worded(signal: Signal, history: Iterable[Signal]) -> Signal:
     """Return the metric of an XID with what the driver's lines say of it, and any other signal as it is."""
-    if signal.xid not in WORDED or SEVERITY.search(signal.detail):
+    code = signal.xid
+    if code is None or code not in WORDED or tells(code, signal.detail):
         return signal
-    lines = (s.detail for s in history if s.xid == signal.xid and abs(s.at - signal.at) <= BURST)
-    return replace(signal, detail="; ".join((signal.detail, *(text for text in lines if SEVERITY.search(text)))))
+    lines = (s.detail for s in history if s.xid == code and abs(s.at - signal.at) <= BURST and tells(code, s.detail))
+    return replace(signal, detail="; ".join((signal.detail, *lines)))
 
 
 def wavers(signal: Signal, now: datetime) -> bool:
@@ -116,7 +117,7 @@ def _outage(seen: Seen) -> Verdict | None:
     A node that is no job's, or several jobs', counts as another one: the first that recovers leaves its nodes idle.
     """
     for one in seen.mine:
-        if not one.domain or one.kind not in (Kind.NODE_NOT_READY, Kind.CONDITION):
+        if not one.domain or one.kind is not Kind.NODE_NOT_READY:  # what an agent notes, users can bring about
             continue
         with_it = [s for s in seen.recent if (s.cause, s.domain) == (one.cause, one.domain) and _together(s, one)]
         parties = {s.job or s.node for s in with_it}
@@ -130,18 +131,17 @@ def _linked(seen: Seen) -> Verdict | None:
 
     They stay down for days, perhaps: all else that speaks against the node is judged without them.
     """
-    for one in seen.mine:
-        if one.cause != LINK_DOWN or not one.source.trusted:
-            continue
-        down = [s for s in seen.recent if s.cause == LINK_DOWN and _together(s, one)]
-        shared = [s for s in down if (one.job and s.job == one.job) or (one.domain and s.domain == one.domain)]
-        nodes = len({s.node for s in shared})
-        if nodes < LINKED_NODES:
-            continue
-        rest = _judged(replace(seen, mine=[s for s in seen.mine if s.cause != LINK_DOWN]))
-        words = f"links of {nodes} nodes down within 60 s"
-        return rest if rest.cordon else _verdict(Blame.FABRIC, one, seen.mine, Action.CHECK, words)
-    return None
+    shared = [s for s in seen.mine if s.cause == LINK_DOWN and s.source.trusted and _has_an_end_elsewhere(s, seen)]
+    if not shared:
+        return None
+    rest = _judged(replace(seen, mine=[s for s in seen.mine if s not in shared]))
+    words = "links of several nodes down within 60 s"
+    return rest if rest.blame is Blame.NODE else _verdict(Blame.FABRIC, shared[0], seen.mine, Action.CHECK, words)
+
+
+def _has_an_end_elsewhere(link: Signal, seen: Seen) -> bool:
+    down = (s for s in seen.recent if s.cause == LINK_DOWN and s.node != link.node and _together(s, link))
+    return any((link.job and s.job == link.job) or (link.domain and s.domain == link.domain) for s in down)
 
 
 def _common(seen: Seen) -> Verdict | None:
@@ -187,7 +187,7 @@ def _agreed(seen: Seen) -> Verdict | None:
 def _fatal_again(seen: Seen) -> Verdict | None:
     """A fatal code that comes back to one GPU all day long."""
     for one in seen.weighing(Weight.SUSPECT):
-        fatal = (s for s in seen.history if s.kind is Kind.XID and _rule(s).act is not Act.RECORD)
+        fatal = (s for s in seen.history if s.xid not in NVLINK5 or lost_its_link(s.detail))
         if one.kind is Kind.XID and (times := _bursts(fatal, one)) >= FATAL_REPEATS:
             rule = f"{times} times on one GPU within a day"
             remedy = Action.CORDON_REPLACE

@@ -112,7 +112,7 @@ def edges(memory: Memory, now: Sample) -> tuple[tuple[Signal, ...], Memory]:
     remembered = Memory(
         last=now,
         known=known,
-        lost=_lost({**memory.lost, **dict.fromkeys(gone, now.at)}, now),
+        lost=_lost({**memory.lost, **dict.fromkeys(gone, now.at)}, now, heard),
         whole=memory.whole or now.complete,
         counts={**_unread(memory, now, heard), **now.counts},
         missing={gpu: scrapes for gpu, scrapes in missing.items() if gpu not in gone},
@@ -162,13 +162,12 @@ def _exchanged(memory: Memory, now: Sample, moved: set[Gpu]) -> set[Gpu]:
     return found
 
 
-def _lost(reported: Mapping[Gpu, datetime], now: Sample) -> dict[Gpu, datetime]:
+def _lost(reported: Mapping[Gpu, datetime], now: Sample, heard: Mapping[str, datetime]) -> dict[Gpu, datetime]:
     """Return which GPUs are away still, of each node the last that were reported."""
     back = now.gpus if now.complete else frozenset[Gpu]()
-    away = {gpu: at for gpu, at in reported.items() if gpu not in back and now.at - at <= FORGOTTEN_AFTER}
-    newest = sorted(away, key=lambda gpu: (away[gpu], gpu), reverse=True)
-    kept = (gpu for gpus in _by_node(newest).values() for gpu in sorted(gpus, key=newest.index)[:LOST_KEPT])
-    return {gpu: away[gpu] for gpu in kept}
+    away = _by_node(gpu for gpu in reported if gpu[0] in heard and gpu not in back)
+    kept = (sorted(gpus, key=lambda gpu: (reported[gpu], gpu))[-LOST_KEPT:] for gpus in away.values())
+    return {gpu: reported[gpu] for gpus in kept for gpu in gpus}
 
 
 def _by_node(gpus: Iterable[Gpu]) -> dict[str, set[Gpu]]:

@@ -12,6 +12,7 @@ from internlm2_operator.health.verdict import Action, Blame, Confidence, Verdict
 
 # The program's where it comes first; a watchdog that ends a rank brings it about as well.
 CHANNEL_CLOSED: Final = "Xid43"
+SIGTERM: Final = "torchrun-sigterm"  # the row of the rank logs: somebody asked torchrun to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
         return replace(program[0], node="", gpu="")  # the driver's word goes before a rank's
     if root is not None and root.blame is not Blame.UNKNOWN:
         return _by_log(root, words)
-    if root is not None and (agreed := [v for v in order if v.blame in _OPEN and v.cause == root.cause]):
+    if root is not None and (agreed := [v for v in order if v.blame is Blame.UNKNOWN and v.cause == root.cause]):
         return agreed[0]  # rank and node say the same of the node, and the user's end is what came of it
     if words.user:
         return _user("a pod's end is its user's", words, words.user)
@@ -76,7 +77,8 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
         return _plain(Blame.UNKNOWN, "Stalled", Action.CHECK, "one rank is behind, all others wait", words.behind)
     if hinted := [v for v in order if v.blame in _OPEN and v.action is Action.CHECK]:
         return hinted[0]
-    if words.taken and (root is None or root.cause == UNKNOWN_CAUSE):
+    asked = words.stopped and root is not None and root.rule == SIGTERM
+    if asked or (words.taken and (root is None or root.cause == UNKNOWN_CAUSE)):
         return _plain(Blame.NONE, "Outside", Action.WAIT, "somebody took its pods away, and the others lost them")
     if root is not None:
         named = root.node if root.cause in ("RankSilent", "RankBehind") else ""

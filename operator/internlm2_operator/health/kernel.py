@@ -164,7 +164,7 @@ _LINK: Final = re.compile(
 _MCE: Final = re.compile(r"mce: \[Hardware Error\]: (?P<where>CPU \d{1,5}): Machine Check Exception: ", re.A)
 # Memory beyond correction: counted by its controller, found in use, or the page that is given up. CE are corrected.
 _MEMORY: Final = re.compile(
-    r"EDAC (?P<where>MC\d{1,3}): \d{1,10} UE [\w ]{0,64}\bon [\w#., -]{1,120} \(|"
+    r"EDAC (?P<where>MC\d{1,3}): \d{1,10} UE .{0,400}\bpage:0x|"
     r"mce: Uncorrected hardware memory error |Memory failure: 0x[0-9a-f]{1,16}: ",
     re.A,
 )
@@ -173,7 +173,8 @@ _FIRMWARE: Final = re.compile(r"\{\d{1,10}\}\[Hardware Error\]: event severity: 
 # What tools print before the text: journal and syslog date, host and "kernel:", dmesg the time since boot or a date.
 _DATE: Final = r"(?:[A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,15}(?:Z|[+-]\d\d:?\d\d)?)"
 _PRINTED: Final = re.compile(
-    rf"(?:{_DATE} )?(?:(?:[\w.-]{{1,64}} )?kernel: )?(?:kern *:\w+ *: )?(?:<(?P<priority>\d{{1,3}})>)?"
+    rf"(?:{_DATE} )?(?:(?:[\w.-]{{1,64}} )?kernel: )?(?:(?:[\w.-]{{1,64}}: )?kern *: *\w+ *: *)?"
+    r"(?:<(?P<priority>\d{1,3})>)?"
     r"(?:\[ {0,8}\+?\d{1,10}\.\d{1,6}\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] )?(?P<text>.*)",
     re.A | re.S,
 )

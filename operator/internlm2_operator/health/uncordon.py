@@ -50,11 +50,13 @@ def settled_until(node: NodeRecord, known: datetime | None, now: datetime) -> da
     starts later cannot know when the note went, so that only what led to the cordon is over. None where nobody took a
     note off, or it is written down already.
     """
+    if known is not None and node.created is not None and node.created > known:
+        known = None  # that was another machine's
     last = node.history.last
-    made = known or (last.at if last is not None and last.lifted is None else None)
-    if node.fault is not None or made is None or (node.reset is not None and node.reset >= made):
+    made = [at for at in (known, last.at if last is not None and last.lifted is None else None) if at is not None]
+    if node.fault is not None or not made or (node.reset is not None and node.reset >= max(made)):
         return None
-    return max(made, now) if known else made
+    return max(*made, now) if known is not None else max(made)
 
 
 def kept_because(node: NodeRecord) -> str | None:

@@ -94,14 +94,14 @@ _NAMED: Final = (
 _RESTART_APP: Final = (8, 11, 25, 32, *range(39, 42), 60, *range(68, 73), *range(75, 78), 80, *range(82, 87), 88, 89,
                        *range(96, 106), *range(126, 136), 139)  # fmt: skip
 # Of these the driver's text tells whether the link was lost.
-WORDED: Final = range(144, 151)
-SEVERITY: Final = re.compile(r"\b(?:Nonf|F)atal\b")
+NVLINK5: Final = range(144, 151)
+_SEVERITY: Final = re.compile(r"\b(?:Nonf|F)atal\b")
 
 TABLE: Final[dict[int, XidRule]] = (
     {xid: XidRule(xid, "application error", "RESTART_APP", Act.RESTART) for xid in _RESTART_APP}
     | {
         xid: XidRule(xid, "NVLink 5 error, unless its text says Nonfatal", "WORKFLOW_NVLINK5_ERR", Act.SUSPECT)
-        for xid in WORDED
+        for xid in NVLINK5
     }
     | {rule.xid: rule for rule in _NAMED}
 )
@@ -113,6 +113,8 @@ REMAPPED: Final = frozenset({63, 64})
 CONTAINED: Final = 94
 # The driver says in words what the GPU needs now (R565 and newer); nobody knows better.
 RECOVERY_CHANGED: Final = 154
+# What these mean is in the driver's words; a metric has none.
+WORDED: Final = frozenset({*NVLINK5, RECOVERY_CHANGED})
 # A program's errors, unless they stay with one GPU whatever runs on it.
 GRAPHICS_EXCEPTION: Final = 13
 REPEATING: Final = frozenset({GRAPHICS_EXCEPTION, 31})
@@ -128,11 +130,21 @@ def recovery(text: str) -> Action | None:
     return Action.CORDON_RESET if "reset" in words else None
 
 
+def tells(xid: int, text: str) -> bool:
+    """Say whether the text of a WORDED code holds the words that decide."""
+    return recovery(text) is not None if xid == RECOVERY_CHANGED else _SEVERITY.search(text) is not None
+
+
+def lost_its_link(text: str) -> bool:
+    """Say whether the text of an NVLINK5 code says that the link was lost."""
+    return "Fatal" in _SEVERITY.findall(text)
+
+
 def rule_of(xid: int, text: str = "") -> XidRule:
     """Return the rule of a code; a code that the catalogue gives no action for is only recorded.
 
     `text` is what the driver says after the code; of several sightings the worst counts.
     """
-    if xid in WORDED and set(SEVERITY.findall(text)) == {"Nonfatal"}:
+    if xid in NVLINK5 and set(_SEVERITY.findall(text)) == {"Nonfatal"}:
         return XidRule(xid, "NVLink 5 error that the link survived", "WORKFLOW_NVLINK5_ERR", Act.RECORD)
     return TABLE.get(xid) or XidRule(xid, "not in the table", "none given", Act.RECORD)

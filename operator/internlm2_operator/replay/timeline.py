@@ -249,7 +249,7 @@ def _agent_words(one: Observation, status: str, message: str) -> str:
     seen = kernel.read(kernel.printed(message) or "")
     if seen is not None and (event := condition.event_of(seen, one.at)) is not None:
         return condition.condition([event]).message
-    if (code := _CODE.fullmatch(reason) or _harmless(message)) is not None:
+    if (code := _CODE.fullmatch(reason) or (None if condition.known(reason) else _harmless(message))) is not None:
         reason = f"{'SXid' if code[1] else 'Xid'}{code[2]}"
     if reason and not condition.known(reason):  # it is the agent's word all the same, and no user can write it
         reason, message = "GpuUnhealthy", f"{reason}: {message}"
@@ -257,8 +257,10 @@ def _agent_words(one: Observation, status: str, message: str) -> str:
 
 
 def _harmless(message: str) -> re.Match[str] | None:
-    found = _CODE.search(message)
-    return found if found and not found[1] and rule_of(int(found[2])).weight is Weight.NOTHING else None
+    """Return the first code of a text that names only such as speak against no node."""
+    found = list(_CODE.finditer(message))
+    harmless = all(not one[1] and rule_of(int(one[2])).weight is Weight.NOTHING for one in found)
+    return found[0] if found and harmless else None
 
 
 def _sample(at: datetime, metrics: list[Observation], before: edges.Sample | None) -> edges.Sample:

@@ -160,6 +160,14 @@ def test_notes_never_push_a_fault_out() -> None:
     assert condition(kept(*storm).events).status == "True"
 
 
+def test_a_programs_notes_never_push_out_what_explains_a_metric() -> None:
+    survived = event("Xid145", "0000:3b:00", NOW, "RLW_RXPIPE Nonfatal XC0 i0 Link 13")
+    storm = [xid(31, 1 + n / 100, f"0000:{n:02x}:00", "x" * 160) for n in range(1, 100)]
+    told = condition(kept(survived, *storm).events)
+    assert told.status == "True"
+    assert events(told.message)[0] == survived
+
+
 def test_time_ends_notes_and_no_fault() -> None:
     later = NOW + timedelta(days=400)
     assert forget(kept(xid(79), xid(119), xid(31)), later, None).events == (xid(119), xid(79))
@@ -194,4 +202,4 @@ def test_an_event_of_each_line() -> None:
     ]
     assert gravity(Event("Xid79", "", NOW)) is Gravity.HARD
     assert gravity(Event("Xid145", "", NOW, "RLW_REMAP Fatal XC1 i0 Link 08")) is Gravity.SUSPECT
-    assert gravity(Event("Xid145", "", NOW, "RLW_RXPIPE Nonfatal XC0 i0 Link 13")) is Gravity.NOTE
+    assert gravity(Event("Xid145", "", NOW, "RLW_RXPIPE Nonfatal XC0 i0 Link 13")) is Gravity.SURVIVED

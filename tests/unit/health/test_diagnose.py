@@ -31,6 +31,16 @@ def nvlink(words: str, *, ago: float = 1) -> Signal:
     return replace(xid(145, ago=ago), detail=words)
 
 
+def note(cause: str, node: str, job: str) -> Signal:
+    """Return what an agent notes of a node in rack r1."""
+    noted = seen(Kind.CONDITION, Source.NODE, node)
+    return replace(noted, job=job, domain="r1", reason=cause)
+
+
+def recovered(words: str) -> Signal:
+    return replace(xid(154, ago=1), detail=f"GPU recovery action changed from {words}")
+
+
 def link(node: str = "n1", *, job: str = "default/demo", domain: str = "", ago: float = 1) -> Signal:
     """Return what a node's agent says of a port without a link."""
     down = seen(Kind.CONDITION, Source.NODE, node, ago=ago)
@@ -102,9 +112,25 @@ CASES = {
         Blame.UNKNOWN,
         "PodExit",
     ),
+    "a line of another hour says nothing of it": Case(
+        [nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=500), nvlink("it rose", ago=290), pod_exit()],
+        Blame.NODE,
+        "Xid145",
+        cordon=True,
+    ),
+    "a recovery that nobody asks for is recorded, its metric, too": Case(
+        [recovered("0x1 (GPU Reset Required) to 0x0 (None)"), xid(154), pod_exit()], Blame.UNKNOWN, "PodExit"
+    ),
+    "a recovery that is asked for is hard": Case(
+        [xid(154), recovered("0x0 (None) to 0x1 (GPU Reset Required)")], Blame.NODE, "Xid154", cordon=True
+    ),
     "a metric without a line is a suspicion": Case([nvlink("it rose"), pod_exit()], Blame.NODE, "Xid145", cordon=True),
     "what is recorded does not repeat": Case(
-        [*(nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=600 * n) for n in range(1, 5)), nvlink("Fatal", ago=2)],
+        [
+            *(nvlink("RLW_RXPIPE Nonfatal XC0 i0 Link 13", ago=600 * n) for n in range(1, 5)),
+            *(nvlink("it rose", ago=600 * n - 5) for n in range(1, 5)),
+            nvlink("RLW_REMAP Fatal XC1 i0 Link 08", ago=2),
+        ],
         Blame.NODE,
         "Xid145",
     ),
@@ -139,8 +165,27 @@ CASES = {
     "and a suspicion that a killed pod bears out": Case(
         [link(ago=86400), link("n2", ago=86430), xid(119), pod_exit()], Blame.NODE, "Xid119", cordon=True
     ),
+    "a suspicion beside them is the node's, to be checked": Case(
+        [link(ago=86400), link("n2", ago=86430), xid(119)], Blame.NODE, "Xid119"
+    ),
+    "so is a link that goes down alone beside them": Case(
+        [link(ago=86400), link("n2", ago=86430), link(ago=5), pod_exit()], Blame.NODE, "LinkDown", cordon=True
+    ),
+    "a killed pod beside them is the fabric's": Case(
+        [link(ago=5), link("n2", ago=6), pod_exit()], Blame.FABRIC, "LinkDown"
+    ),
     "links of two jobs behind one switch are, too": Case(
         [link(domain="leaf"), link("n2", job="default/other", domain="leaf"), pod_exit()], Blame.FABRIC, "LinkDown"
+    ),
+    "what users bring about on three nodes of a rack hides no fault": Case(
+        [
+            *(note("MemoryLimit", f"n{i}", f"default/job-{i}") for i in range(1, 4)),
+            *(note("DiskFull", f"n{i}", f"default/job-{i}") for i in range(1, 4)),
+            replace(xid(79), domain="r1"),
+        ],
+        Blame.NODE,
+        "Xid79",
+        cordon=True,
     ),
     "links of two jobs anywhere are not": Case(
         [link(), link("n2", job="default/other"), pod_exit()], Blame.NODE, "LinkDown", cordon=True

@@ -136,6 +136,10 @@ CASES: dict[str, tuple[list[Sample], list[Fact]]] = {
         [partial(shows(100.0, 1, 2)), shows(102.0, 1, 3, 4), shows(104.0, 1, 3, 4)],
         [(Kind.GPU_MISSING, None)],
     ),
+    "after the first whole answer it is known again": (
+        [partial(shows(100.0, 1, 2)), shows(102.0, 1, 2), shows(104.0, 1, 3), shows(106.0, 1, 3)],
+        [],
+    ),
     "what a partial answer shows first may stand for what it does not show": (
         [shows(100.0, 1, 2), partial(shows(102.0, 3)), shows(104.0, 1, 3), shows(106.0, 1, 3)],
         [],
@@ -199,7 +203,9 @@ def test_uuids_that_come_and_go_do_not_fill_the_memory() -> None:
         ten = frozenset(("n1", f"GPU-{scrape}-{n}") for n in range(10 * (scrape % 3 == 0)))
         new = Sample(T0 + timedelta(seconds=scrape), scraped={"n1": float(scrape)}, gpus=frozenset({GPU}) | ten)
         _, memory = edges(memory, new)
+    last = max(int(uuid.split("-")[1]) for _, uuid in memory.lost)
     assert len(memory.lost) == LOST_KEPT
+    assert {uuid for _, uuid in memory.lost} >= {f"GPU-{last}-{n}" for n in range(10)}, "the newest are kept"
     assert len(memory.known) <= 11
 
 

@@ -63,6 +63,7 @@ PRINTED = {
     "dmesg with the dates of a standard": (f"2026-06-10T22:41:09,118273+02:00 {LOST}", LOST),
     "dmesg with differences": (f"[  +0.000012] {LOST}", LOST),
     "dmesg with words for priorities": (f"kern  :warn  : [  812.400121] {LOST}", LOST),
+    "talosctl": (f"bm-22: kern:     err: {LOST}", LOST),
     "and those of a process": (f"user  :warn  : [  812.400121] {LOST}", f"user  :warn  : [  812.400121] {LOST}"),
     "no text at all": ("\ud800", "\ud800"),
     "a host and no date": (f"ewr-c2 kernel: {LOST}", LOST),
@@ -172,6 +173,10 @@ SEEN = {
     "memory beyond correction": (
         "EDAC MC3: 1 UE memory read error on CPU_SrcID#1_MC#1_Chan#2_DIMM#0 (channel:2 slot:0 page:0x92e4410)",
         MachineCheck("MC3"),
+    ),
+    "memory of another controller": (
+        "EDAC MC0: 1 UE multi-bit ECC on LP5x_0 LP5x_0 (node:0 card:0 module:0 page:0x1f offset:0x0 grain:1)",
+        MachineCheck("MC0"),
     ),
     "a program of such a name crashes": ("EDAC MC1: 1 UE [4242]: segfault at 0 ip 00007f sp 00007f error 4", None),
     "it has no memory": ("EDAC MC1: 1 UE invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0", None),

@@ -112,6 +112,8 @@ TAKEN_OFF = {
     "somebody said that it is mended": (node(fault=None, reset=after(1)), T0, None),
     "somebody said so, and nobody saw it go": (node(fault=None, reset=T0), None, None),
     "somebody said so of a fault before": (node(fault=None, reset=after(-1)), T0, after(9)),
+    "it was another machine's": (node(fault=None, history=History(), created=after(5)), T0, None),
+    "an older one was seen, nobody saw the last": (node(fault=None, reset=after(-30)), after(-60), after(9)),
     "the clock that cordoned was ahead": (node(fault=None), after(30), after(30)),
     "the operator lifted it": (node(fault=None, history=LIFTED), None, None),
     "the operator lifted it a moment ago": (node(fault=None, history=LIFTED, reset=after(5)), T0, None),
