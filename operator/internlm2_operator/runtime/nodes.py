@@ -155,6 +155,7 @@ class NodeReconciler:
             self._world.put_node(await self._gateway.patch_node(cordon.node, cordon_patch(cordon, raw)))
         finally:
             del self._coming[cordon.node]
+        self._noted[cordon.node] = cordon.note.cordoned_at
         self._metrics.cordons.labels(verdict.cause).inc()
         log.warning("cordoned: %s", "; ".join(verdict.evidence), extra={"node": cordon.node, "cause": verdict.cause})
 

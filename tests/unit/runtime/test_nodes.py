@@ -303,6 +303,18 @@ def test_a_person_who_takes_the_note_off_settles_what_was_said_until_then() -> N
     assert server.cordons == ["n1"]
 
 
+def test_a_note_that_goes_before_its_operator_looks_again_settles_as_much() -> None:
+    server, world = seeing(says(raw_node("n1"), "Xid79"))
+    judge = reconciler(server, world)
+    asyncio.run(judge.reconcile("n1"))
+    assert server.cordons == ["n1"]
+    del server.nodes["n1"]["metadata"]["annotations"][contract.ANNOTATION_FAULT]
+    says(server.nodes["n1"], "Xid79", "Xid95", at=datetime.now(UTC))
+    seen_again(server, world)
+    asyncio.run(judge.reconcile("n1"))
+    assert server.cordons == ["n1"]
+
+
 def test_an_operator_that_did_not_see_the_note_go_settles_what_led_to_the_cordon_alone() -> None:
     """Nobody knows when it went: a fault of a second ago may be of after that."""
     raw = says(cordoned(passed=False), "Xid79")
