@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -309,7 +310,8 @@ def test_a_note_that_goes_before_its_operator_looks_again_settles_as_much() -> N
     asyncio.run(judge.reconcile("n1"))
     assert server.cordons == ["n1"]
     del server.nodes["n1"]["metadata"]["annotations"][contract.ANNOTATION_FAULT]
-    says(server.nodes["n1"], "Xid79", "Xid95", at=datetime.now(UTC))
+    time.sleep(0.02)
+    says(server.nodes["n1"], "Xid79", "Xid95", at=datetime.now(UTC) - timedelta(milliseconds=10))  # after the cordon
     seen_again(server, world)
     asyncio.run(judge.reconcile("n1"))
     assert server.cordons == ["n1"]
