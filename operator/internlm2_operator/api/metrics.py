@@ -71,8 +71,8 @@ arrows of a fault, `internlm2_operator_fault_arrow_seconds`.
 _SPENT = """
 ### What a job's GPUs are spent on
 
-`internlm2_operator_job_gpu_seconds_total{spent_on=..., cause=...}` books the GPUs of every job that has begun, every
-5 s, each second on one account. A job that lost its nodes is charged those of its newest attempt.
+`internlm2_operator_job_gpu_seconds_total{spent_on=..., cause=...}` books the GPUs of every job that has begun, each
+second on one account. A job that lost its nodes is charged those of its newest attempt.
 """
 _SPENT_NOTES = """
 The effective training time ratio (ETTR) is the productive part, the rest is lost, by cause:

@@ -19,7 +19,7 @@ from internlm2_operator.cluster.progress import ProgressReader
 from internlm2_operator.cluster.prometheus import Prometheus
 from internlm2_operator.plan.snapshot import CheckView
 from internlm2_operator.runtime import server, sources, watch
-from internlm2_operator.runtime.books import BOOK_SECONDS, Books
+from internlm2_operator.runtime.books import BOOK_SECONDS, TELL_SECONDS, Books
 from internlm2_operator.runtime.checks import CheckReconciler
 from internlm2_operator.runtime.evidence import Evidence
 from internlm2_operator.runtime.intake import Intake, Key
@@ -141,7 +141,8 @@ class Operator:
             (sources.LOOK_SECONDS, self.looks.step, "checkpoints"),
             (sources.PROGRESS_SECONDS, self.progress.step, "progress"),
             (RANK_SECONDS, self.nodes.rank, "lemons"),
-            (BOOK_SECONDS, self.books.step, "books"),
+            (BOOK_SECONDS, self.books.book, "books"),
+            (TELL_SECONDS, self.books.tell, "gauges"),
         ]
         if self.prometheus:
             loops.append((sources.PROMETHEUS_SECONDS, self.prometheus.step, "prometheus"))

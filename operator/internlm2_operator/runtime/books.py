@@ -14,7 +14,8 @@ from internlm2_operator.runtime.metrics import Metrics
 from internlm2_operator.runtime.observed import Observed
 from internlm2_operator.runtime.world import World
 
-BOOK_SECONDS: Final = 5.0
+BOOK_SECONDS: Final = 1.0  # a fault is often over in a few
+TELL_SECONDS: Final = 5.0
 # Of a round that took longer, because this process was stopped, the rest is nobody's: what went on is not known.
 LONGEST_ROUND: Final = 30.0
 
@@ -33,17 +34,21 @@ class Books:
         self._booked: dict[str, set[tuple[str, ...]]] = {}  # by job: the labels of its series of GPU time
         self._counted: dict[str, set[str]] = {}  # by job: ids of its faults that are counted
 
-    async def step(self) -> None:
-        """Book the time since the last step on what each job's GPUs do now, and write the gauges."""
+    async def book(self) -> None:
+        """Book the time since the last booking on what each job's GPUs do now."""
         before, self._before = self._before, self._clock()
         seconds = min(self._before - before, LONGEST_ROUND)
+        for job in self._world.jobs.values():
+            self._book(job, seconds)
+
+    async def tell(self) -> None:
+        """Write the gauges, and count the faults that are over."""
         told = self._metrics
         for gauge in (told.job_phase, told.job_condition, told.job_step, told.job_nodes, told.job_checkpoint,
                       told.job_faults, told.cordoned):  # fmt: skip
             gauge.clear()
         now = datetime.now(UTC)
         for job in self._world.jobs.values():
-            self._book(job, seconds)
             self._tell(job)
             self._count(job, now)
         self._tell_nodes()

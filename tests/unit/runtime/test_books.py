@@ -39,7 +39,8 @@ class Ledger:
 
     def step(self, seconds: float) -> None:
         self.now += seconds
-        asyncio.run(self._books.step())
+        asyncio.run(self._books.book())
+        asyncio.run(self._books.tell())
 
     def value(self, name: str, labels: Mapping[str, str]) -> float | None:
         return self.metrics.registry.get_sample_value(f"internlm2_operator_{name}", dict(labels))
