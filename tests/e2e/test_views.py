@@ -71,9 +71,7 @@ def test_panels_have_data_and_say_what_the_record_of_the_fault_says(lived: Lived
     assert panels["Faults"] == {"": 1}
     assert panels["Steps done twice"] == {"": fault["stepsLost"]}
     lost = panels["GPU-hours by account"]["fault"] * 3600 / gpus(status)
-    seconds = fault["seconds"]
-    known = seconds["total"] - seconds.get("signal", 0.0)  # what nobody knew of was booked as steps
-    assert lost == pytest.approx(known, abs=GRAIN + seconds.get("verdict", 0.0))
+    assert lost == pytest.approx(fault["seconds"]["total"], abs=GRAIN + fault["seconds"].get("verdict", 0.0))
 
     def silent() -> list[str]:
         over = snapshot.window(began, time.time(), SCRAPE_SECONDS)
