@@ -70,13 +70,8 @@ def test_what_the_agent_still_says_of_before_the_check_cordons_nobody_after_a_re
     wait_for(lambda: note(rest, mended), what="cordon")
     annotate(rest, mended, passed(True))
     wait_for(lambda: not note(rest, mended), what="the end of the cordon")
-    process.kill()
-    report(rest, sick, 95)
-    process.start()
-    # All nodes are judged at a start: by the time the sick one is cordoned, so is every other that should be.
-    wait_for(lambda: note(rest, sick), what="cordon of the other")
+    judged_anew(process, rest, sick)
     assert not note(rest, mended)
-    rest("DELETE", f"/api/v1/nodes/{sick}")  # it would count for the breaker
     # On probation a suspicion is enough; the node that never was cordoned is only suspected.
     (fresh,) = nodes.make_nodes("fresh")
     report(rest, fresh, 62)
@@ -101,13 +96,9 @@ def test_a_node_whose_note_a_person_takes_off_is_not_cordoned_for_the_same_again
         "spec": {"unschedulable": None, "taints": None},
     })  # fmt: skip
     wait_for(lambda: contract.ANNOTATION_RESET in seen(rest, mended)["metadata"]["annotations"], what="a word of it")
-    process.kill()
-    report(rest, sick, 95)
-    process.start()
-    wait_for(lambda: note(rest, sick), what="cordon of the other")
+    judged_anew(process, rest, sick)
     assert not note(rest, mended)
     assert not seen(rest, mended)["spec"].get("unschedulable")
-    rest("DELETE", f"/api/v1/nodes/{sick}")  # it would count for the breaker
     report(rest, mended, 64)
     assert wait_for(lambda: note(rest, mended), what="cordon for what came since")["cause"] == "Xid64"
 
@@ -153,6 +144,15 @@ def test_a_node_that_is_announced_to_go_is_left_after_a_checkpoint(
         assert (fault["cause"], fault["node"], fault["verdict"]) == ("Maintenance", going, "request")
         assert not note(rest, going)
     assert process.healthy()
+
+
+def judged_anew(process: OperatorProcess, rest: Rest, sick: str) -> None:
+    """Let an operator start anew, which judges all nodes: when the sick one is cordoned, so is each that should be."""
+    process.kill()
+    report(rest, sick, 95)
+    process.start()
+    wait_for(lambda: note(rest, sick), what="cordon of the other")
+    rest("DELETE", f"/api/v1/nodes/{sick}")  # it would count for the breaker
 
 
 def passed(well: bool) -> CheckNote:

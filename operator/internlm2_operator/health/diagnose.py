@@ -186,8 +186,8 @@ def _agreed(seen: Seen) -> Verdict | None:
 
 def _fatal_again(seen: Seen) -> Verdict | None:
     """A fatal code that comes back to one GPU all day long."""
+    fatal = [s for s in seen.history if s.xid not in NVLINK5 or lost_its_link(s.detail)]
     for one in seen.weighing(Weight.SUSPECT):
-        fatal = (s for s in seen.history if s.xid not in NVLINK5 or lost_its_link(s.detail))
         if one.kind is Kind.XID and (times := _bursts(fatal, one)) >= FATAL_REPEATS:
             rule = f"{times} times on one GPU within a day"
             remedy = Action.CORDON_REPLACE

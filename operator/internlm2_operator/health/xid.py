@@ -145,6 +145,6 @@ def rule_of(xid: int, text: str = "") -> XidRule:
 
     `text` is what the driver says after the code; of several sightings the worst counts.
     """
-    if xid in NVLINK5 and set(_SEVERITY.findall(text)) == {"Nonfatal"}:
+    if xid in NVLINK5 and tells(xid, text) and not lost_its_link(text):
         return XidRule(xid, "NVLink 5 error that the link survived", "WORKFLOW_NVLINK5_ERR", Act.RECORD)
     return TABLE.get(xid) or XidRule(xid, "not in the table", "none given", Act.RECORD)

@@ -91,8 +91,7 @@ class Heard:
     def _kernel(self, one: Observation) -> None:
         if one.fields.get("facility", kernel.KERNEL) != kernel.KERNEL:
             return
-        text = kernel.printed(str(one.fields.get("line") or ""))
-        seen = kernel.read(text) if text is not None else None
+        seen = kernel.read(kernel.printed(str(one.fields.get("line") or "")) or "")
         if isinstance(seen, kernel.LinkChanged) and seen.device:
             self._link(one, seen)
         elif seen is not None and (event := condition.event_of(seen, one.at)) is not None:
