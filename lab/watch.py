@@ -130,7 +130,7 @@ class JobWatch:
         """Block until `until(seen)` holds.
 
         Raises:
-            TimeoutError: it did not within `seconds`; the message names `what` and the last status.
+            TimeoutError: it did not within `seconds`; the message names `what`, the last status and the nodes' taints.
         """
         deadline = time.monotonic() + seconds
         while not until(self.seen):
@@ -138,8 +138,19 @@ class JobWatch:
                 status = self.seen.status
                 brief = {k: status.get(k) for k in ("phase", "attempt", "step", "nodes", "conditions", "faults")}
                 pods = {name: (p["phase"], p["node"]) for name, p in self.seen.pods.items()}
-                raise TimeoutError(f"{what} not seen within {seconds:.0f} s; status {json.dumps(brief)}; pods {pods}")
+                raise TimeoutError(
+                    f"{what} not seen within {seconds:.0f} s; pods {pods}; {self._nodes()}; status {json.dumps(brief)}"
+                )
             time.sleep(POLL_SECONDS / 2)
+
+    def _nodes(self) -> str:
+        """Return in words what keeps pods off which node."""
+        try:
+            listed = json.loads(self._core.list_node(_preload_content=False, _request_timeout=5).data)["items"]
+        except (ApiException, HTTPError, OSError) as error:
+            return f"nodes unknown: {error}"
+        taints = {n["metadata"]["name"]: [t["key"] for t in n["spec"].get("taints", ())] for n in listed}
+        return f"taints {taints}"
 
     def _poll(self) -> None:
         while not self._stop.wait(POLL_SECONDS):

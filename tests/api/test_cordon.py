@@ -43,9 +43,7 @@ def test_a_passed_check_lifts_our_cordon_and_nothing_else(process: OperatorProce
     for said in (CheckNote(datetime.now(UTC) - timedelta(hours=1), "quick", True), passed(False)):
         annotate(rest, ours, said)
     annotate(rest, theirs, passed(True))
-    looked = process.metric('internlm2_operator_reconcile_seconds_count{kind="node"}')
-    rest.merge(f"/api/v1/nodes/{ours}/status", gpu_status(rest, ours, 43))
-    wait_for(lambda: process.metric('internlm2_operator_reconcile_seconds_count{kind="node"}') > looked, what="a look")
+    let_look(process, rest, ours)
     assert note(rest, ours)
     annotate(rest, ours, passed(True))
     lifted = wait_for(lambda: None if note(rest, ours) else seen(rest, ours), what="the end of the cordon")
@@ -91,16 +89,34 @@ def test_a_node_whose_note_a_person_takes_off_is_not_cordoned_for_the_same_again
     report(rest, mended, 95)
     wait_for(lambda: note(rest, mended), what="cordon")
     report(rest, mended, 79)  # a second fault, while it is cordoned for the first
-    rest.merge(f"/api/v1/nodes/{mended}", {
-        "metadata": {"annotations": {contract.ANNOTATION_FAULT: None}},
-        "spec": {"unschedulable": None, "taints": None},
-    })  # fmt: skip
-    wait_for(lambda: contract.ANNOTATION_RESET in seen(rest, mended)["metadata"]["annotations"], what="a word of it")
+    take_back(rest, mended)
     judged_anew(process, rest, sick)
     assert not note(rest, mended)
     assert not seen(rest, mended)["spec"].get("unschedulable")
     report(rest, mended, 64)
     assert wait_for(lambda: note(rest, mended), what="cordon for what came since")["cause"] == "Xid64"
+
+
+def test_a_node_that_a_person_takes_back_before_it_answers_is_not_cordoned_for_the_same_silence(
+    process: OperatorProcess, rest: Rest, store: S3Server
+) -> None:
+    with on_stage(rest, store, "early") as stage:
+        stage.make_nodes("a", "b")
+        stage.make_job()
+        stage.train()
+        dead = node_of(stage.pods()["job-0-001-0001"])
+        stage.set_ready(dead, ready=False)
+        wait_for(lambda: note(rest, dead), what="cordon")
+        take_back(rest, dead)
+        let_look(process, rest, dead)
+        assert not note(rest, dead)
+        assert stage.status()["faults"][-1]["times"].get("closed") is None, "its silence is the job's business still"
+        stage.set_ready(dead, ready=True)
+        settled = datetime.fromisoformat(seen(rest, dead)["metadata"]["annotations"][contract.ANNOTATION_RESET])
+        # Conditions have whole seconds.
+        wait_for(lambda: datetime.now(UTC) >= settled + timedelta(seconds=1), what="another second")
+        stage.set_ready(dead, ready=False)
+        assert wait_for(lambda: note(rest, dead), what="cordon for the next silence")["cause"] == "NodeNotReady"
 
 
 def test_what_enforcing_would_have_done_is_counted_and_noted(
@@ -144,6 +160,23 @@ def test_a_node_that_is_announced_to_go_is_left_after_a_checkpoint(
         assert (fault["cause"], fault["node"], fault["verdict"]) == ("Maintenance", going, "request")
         assert not note(rest, going)
     assert process.healthy()
+
+
+def take_back(rest: Rest, node: str) -> None:
+    """Do what a person does who judges that a node is well, and wait until the operator has written down that it is."""
+    rest.merge(f"/api/v1/nodes/{node}", {
+        "metadata": {"annotations": {contract.ANNOTATION_FAULT: None}},
+        "spec": {"unschedulable": None, "taints": None},
+    })  # fmt: skip
+    wait_for(lambda: contract.ANNOTATION_RESET in seen(rest, node)["metadata"]["annotations"], what="a word of it")
+
+
+def let_look(process: OperatorProcess, rest: Rest, node: str) -> None:
+    """Have the operator look at a node about which nothing new is said that counts."""
+    looks = 'internlm2_operator_reconcile_seconds_count{kind="node"}'
+    before = process.metric(looks)
+    report(rest, node, 43)
+    wait_for(lambda: process.metric(looks) > before, what="a look")
 
 
 def judged_anew(process: OperatorProcess, rest: Rest, sick: str) -> None:

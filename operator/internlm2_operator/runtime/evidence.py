@@ -79,8 +79,9 @@ class Evidence:
         ]
         found += [*_told(world, node, node.health, label)]
         found += [failed] if (failed := failed_check(node)) else []
-        found = [s for s in found if node.reset is None or s.at > node.reset]
-        return [*found, *blind, *_levels(world, name, label)]
+        found += _levels(world, name, label)
+        # Also a silence that goes on: who takes a node back before it answers does so knowingly.
+        return [*(s for s in found if node.reset is None or s.at > node.reset), *blind]
 
     def _others(self, world: World, name: str, causes: set[str], label: str) -> Iterator[Signal]:
         """Yield what speaks about other nodes, cordoned or not, and has one of these causes."""

@@ -172,6 +172,20 @@ def test_a_silent_node_counts_while_the_fault_that_took_its_pods_is_open() -> No
     assert kinds(Evidence(), world) == [Kind.NODE_NOT_READY]
 
 
+def test_a_silence_that_began_before_a_reset_is_over_and_the_next_one_is_not() -> None:
+    """A repaired machine may be taken back before it answers; the fault that its silence was is open until then."""
+    world = World()
+    world.put_job(job_with_fault())
+    raw = mended(NOW)
+    raw["status"]["conditions"][0] |= {"status": "Unknown", "lastTransitionTime": NOW.isoformat()}
+    world.put_node(raw)
+    assert kinds(Evidence(), world, NOW + timedelta(seconds=1)) == []
+    raw["metadata"]["resourceVersion"] = "3"
+    raw["status"]["conditions"][0] |= {"lastTransitionTime": (NOW + timedelta(seconds=1)).isoformat()}
+    world.put_node(raw)
+    assert kinds(Evidence(), world, NOW + timedelta(seconds=1)) == [Kind.NODE_NOT_READY]
+
+
 def test_a_silent_node_of_a_closed_fault_is_somebody_elses_business() -> None:
     world = World()
     world.put_node(node(1, ready="Unknown"))
