@@ -32,7 +32,8 @@ def process_stop(lab: "Lab", what: Record) -> Record:
     return {"fault": "process-stop", "time": begin, **victims.where(pod), "pid": pid, "started": born}
 
 
-def _continue(_: "Lab", record: Record) -> None:
+def go_on(_: "Lab", record: Record) -> None:
+    """Continue a process that a fault stopped."""
     if process.started(record["pid"]) == record["started"]:  # no other process has its pid by now
         with suppress(ProcessLookupError):
             os.kill(record["pid"], signal.SIGCONT)
@@ -57,7 +58,7 @@ def _kill_container(lab: "Lab", fault: str, pod: victims.Pod) -> Record:
 
 KINDS: Final = {
     "process-kill": Kind(process_kill),
-    "process-stop": Kind(process_stop, _continue),
+    "process-stop": Kind(process_stop, go_on),
     "agent-kill": Kind(agent_kill),
     "operator-kill": Kind(operator_kill),
 }

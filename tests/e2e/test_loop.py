@@ -10,9 +10,9 @@ from lab.report import agree, bit_equal, replayed
 from tests.e2e.world import World
 
 
-def test_job_survives_application_xid_process_kill_and_suspension(world: World) -> None:
-    """One job, three disturbances: none is a node's fault, so no node is cordoned. Deleted, it leaves checkpoints."""
-    with world.job("gentle", stages__0__steps=400) as watch:
+def test_job_survives_application_xid_silent_kubelet_process_kill_and_suspension(world: World) -> None:
+    """One job, four disturbances: none is a node's fault, so no node is cordoned. Deleted, it leaves checkpoints."""
+    with world.job("gentle", stages__0__steps=4000) as watch:
         watch.wait(lambda s: s.checkpoint >= 5 and s.last_step >= 7, seconds=240, what="first checkpoint")
 
         _, node = watch.seen.member(first=False)
@@ -20,6 +20,16 @@ def test_job_survives_application_xid_process_kill_and_suspension(world: World) 
         noted = watch.seen.last_step
         watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps after XID 31")
         assert world.cordoned() == set()
+
+        stopped = world.lab.fault("kubelet-stop", node=node)
+        watch.wait(lambda _: not world.ready(node), seconds=60, what="a node that Kubernetes calls silent")
+        noted = watch.seen.last_step
+        watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps beside a silent kubelet")
+        assert not world.ready(node)
+        world.lab.undo(stopped)
+        watch.wait(lambda _: world.ready(node), seconds=60, what="the kubelet")
+        assert world.cordoned() == set()
+        assert watch.seen.faults == [], "its trainers answered all the time"
 
         watch.wait(lambda s: s.midway(), seconds=60, what="a step between two checkpoints")
         pod, _ = watch.seen.member(first=False)

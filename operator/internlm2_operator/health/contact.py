@@ -1,7 +1,8 @@
-"""Nodes that fall silent because nobody could reach the API server, and not because something is wrong with them.
+"""Nodes that fall silent, and are there all the same: nobody could reach the API server, or the kubelet alone is away.
 
 Kubelets renew their leases at the API server. While it is away none can, and once it is back the node controller may
-call nodes silent before their kubelets have tried again.
+call nodes silent before their kubelets have tried again. A kubelet that restarts, or is starved for a while, takes
+nothing from the trainers on its node: they answer who asks them.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,19 @@ from typing import Final
 BLIP: Final = timedelta(seconds=3)
 # A kubelet renews every 10 s, and waits up to 7 s between tries that fail.
 LATE: Final = timedelta(seconds=20)
+# Trainers are asked each second, and given one to answer.
+HEARD: Final = timedelta(seconds=5)
+# A kubelet that is away for longer is ill itself, however well the trainers on its node are.
+KUBELET_AWAY: Final = timedelta(minutes=1)
+
+
+def lives(since: datetime, heard: datetime) -> datetime:
+    """Return until when a node that is called silent since then may only lack its kubelet: a trainer on it was heard.
+
+    What a trainer says is its user's word. It can hold a cordon back for that minute, of a node that takes no pods
+    meanwhile, and no longer.
+    """
+    return min(heard + HEARD, since + KUBELET_AWAY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,14 +129,21 @@ def _outage(seen: Seen) -> Verdict | None:
 def _linked(seen: Seen) -> Verdict | None:
     """Links of two nodes of one job, or behind one switch, that went down at once: what both hang on, named or not.
 
-    They stay down for days, perhaps: all else that speaks against the node is judged without them.
+    They stay down for days, perhaps: all else that speaks against the node is judged without them, but for a silence
+    that they brought about.
     """
     shared = [s for s in seen.mine if s.cause == LINK_DOWN and s.source.trusted and _has_an_end_elsewhere(s, seen)]
     if not shared:
         return None
-    rest = _judged(replace(seen, mine=[s for s in seen.mine if s not in shared]))
+    rest = _judged(replace(seen, mine=[s for s in seen.mine if s not in shared and not _cut_off(s, shared)]))
     words = "links of several nodes down within 60 s"
     return rest if rest.blame is Blame.NODE else _verdict(Blame.FABRIC, shared[0], seen.mine, Action.CHECK, words)
+
+
+def _cut_off(signal: Signal, links: Iterable[Signal]) -> bool:
+    """Say whether a node fell silent because one of these links went."""
+    silent = signal.kind is Kind.NODE_NOT_READY
+    return silent and any(timedelta(0) <= signal.at - link.at <= AGREEMENT for link in links)
 
 
 def _has_an_end_elsewhere(link: Signal, seen: Seen) -> bool:

@@ -12,6 +12,7 @@ from internlm2_operator.health.verdict import Action, Blame, Confidence, Verdict
 
 # The program's where it comes first; a watchdog that ends a rank brings it about as well.
 CHANNEL_CLOSED: Final = "Xid43"
+STALLED: Final = "Stalled"
 SIGTERM: Final = "torchrun-sigterm"  # the row of the rank logs: somebody asked torchrun to end
 
 
@@ -74,7 +75,7 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
     if left := [v for v in going if root is None or root.node in ("", v.node)]:
         return left[0]  # its pods were told to end, and the others lost them
     if words.behind:
-        return _plain(Blame.UNKNOWN, "Stalled", Action.CHECK, "one rank is behind, all others wait", words.behind)
+        return _plain(Blame.UNKNOWN, STALLED, Action.CHECK, "one rank is behind, all others wait", words.behind)
     if hinted := [v for v in order if v.blame in _OPEN and v.action is Action.CHECK]:
         return hinted[0]
     asked = words.stopped and root is not None and root.rule == SIGTERM
@@ -88,7 +89,7 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
         )
     if words.stalled:
         action = Action.CHECK if words.hung_before else Action.RESTART
-        return _plain(Blame.UNKNOWN, "Stalled", action, "nothing moves, and nobody is behind")
+        return _plain(Blame.UNKNOWN, STALLED, action, "nothing moves, and nobody is behind")
     if found := [v for v in order if v.blame is Blame.UNKNOWN and not (words.stopped and v.rule == SYMPTOM)]:
         return found[0]
     if words.lost:

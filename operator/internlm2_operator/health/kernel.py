@@ -173,9 +173,11 @@ _FIRMWARE: Final = re.compile(r"\{\d{1,10}\}\[Hardware Error\]: event severity: 
 # What tools print before the text: journal and syslog date, host and "kernel:", dmesg the time since boot or a date.
 _DATE: Final = r"(?:[A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8}|\d{4}-\d\d-\d\d[T ][\d:.,]{8,15}(?:Z|[+-]\d\d:?\d\d)?)"
 _PRINTED: Final = re.compile(
-    rf"(?:{_DATE} )?(?:(?:[\w.-]{{1,64}} )?kernel: )?(?:(?:[\w.-]{{1,64}}: )?kern *: *\w+ *: *)?"
+    rf"(?:{_DATE} )?(?:(?:[\w.-]{{1,64}} )?kernel: )?(?:(?:[\w.-]{{1,64}}: )?kern *: *\w+ *: *(?:{_DATE} )?)?"
     r"(?:<(?P<priority>\d{1,3})>)?"
-    r"(?:\[ {0,8}\+?\d{1,10}\.\d{1,6}\] |\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] )?(?P<text>.*)",
+    r"(?:\[ {0,8}\+?\d{1,10}\.\d{1,6}\] "
+    r"|\[[A-Z][a-z]{2} [A-Z][a-z]{2} {1,2}\d{1,2} [\d:]{8} \d{4}\] |\[[A-Z][a-z]{2} {0,2}\d{1,2} \d\d:\d\d\] )?"
+    r"(?P<text>.*)",
     re.A | re.S,
 )
 # The kernel writes bytes outside ASCII as \xNN. Greedy, so that nothing of a name with commas is left over.

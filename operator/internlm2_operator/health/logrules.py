@@ -24,7 +24,10 @@ class Weight(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LogRule:
-    """One row: a line that `pattern` is found in means `cause`; `source` names who writes such lines."""
+    """One row: a line that `pattern` is found in means `cause`; `source` names who writes such lines.
+
+    `everywhere` is whose it is instead where all ranks of several nodes wrote the line at once.
+    """
 
     name: str
     pattern: str
@@ -32,6 +35,7 @@ class LogRule:
     cause: str  # CamelCase
     weight: Weight
     source: str
+    everywhere: Blame | None = None
 
 
 _USER, _NODE, _FABRIC, _UNKNOWN, _NOBODY = Blame.USER, Blame.NODE, Blame.FABRIC, Blame.UNKNOWN, Blame.NONE
@@ -99,7 +103,7 @@ _GPU: Final = (
     LogRule("cuda-invalid-ordinal", r"invalid device ordinal",
             _USER, "WrongDevice", _CAUSE, _CUDART),
     LogRule("cuda-driver-too-old", r"CUDA driver version is insufficient|NVIDIA driver on your system is too old",
-            _UNKNOWN, "DriverTooOld", _CAUSE, _CUDART),
+            _UNKNOWN, "DriverTooOld", _CAUSE, _CUDART, _USER),
     LogRule("nvml-mismatch", r"Driver/library version mismatch",
             _NODE, "DriverMismatch", _CAUSE, "NVML, nvmlErrorString"),
     LogRule("cuda-ecc", r"uncorrectable ECC error encountered",
@@ -115,7 +119,7 @@ _GPU: Final = (
     LogRule("cuda-not-ready", r"system not yet initialized",
             _NODE, "FabricManagerDown", _CAUSE, f"{_CUDART}; pytorch/pytorch#35710"),
     LogRule("cuda-library", r"CUBLAS_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|NOT_INIT)|CUDNN_STATUS_EXECUTION_FAILED",
-            _UNKNOWN, "LibraryFailed", _CAUSE, "cuBLAS and cuDNN status codes"),
+            _UNKNOWN, "LibraryFailed", _CAUSE, "cuBLAS and cuDNN status codes", _USER),
     # What a lost device, among others, looks like from inside.
     LogRule("cuda-unknown", r"CUDA error: (?:unknown error|initialization error|driver shutting down)",
             _UNKNOWN, "DeviceError", _CAUSE, _CUDART),
@@ -147,7 +151,7 @@ _COLLECTIVES: Final = (
 
 _FILES: Final = (
     LogRule("disk-full", r"No space left on device|\[Errno 28\]",
-            _UNKNOWN, "DiskFull", _CAUSE, _ERRNO),
+            _UNKNOWN, "DiskFull", _CAUSE, _ERRNO, _USER),
     LogRule("disk-error", r"Input/output error|\[Errno 5\]",
             _NODE, "DiskError", _CAUSE, _ERRNO),
     LogRule("disk-quota", r"Disk quota exceeded|\[Errno 122\]",
@@ -168,7 +172,7 @@ _FILES: Final = (
     LogRule("permission-denied", r"PermissionError: ",
             _USER, "PermissionDenied", _CAUSE, "CPython"),
     LogRule("file-damaged", r"PytorchStreamReader failed|UnpicklingError: |Error while deserializing|BadZipFile: ",
-            _UNKNOWN, "FileDamaged", _CAUSE, "PyTorch, inline_container.cc; safetensors; CPython"),
+            _UNKNOWN, "FileDamaged", _CAUSE, "PyTorch, inline_container.cc; safetensors; CPython", _USER),
 )  # fmt: skip
 
 _STORES: Final = (
@@ -237,7 +241,8 @@ _PROCESSES: Final = (
             r"Fatal Python error: (?:Segmentation fault|Bus error|Illegal instruction|Floating point)|Caught signal 11 "
             r"|Segmentation fault \(core dumped\)|failed \(exitcode: -(?:4|7|8|11)\)"
             r"|ended by signal SIG(?:SEGV|BUS|ILL|FPE)",
-            _UNKNOWN, "ProcessCrashed", _CAUSE, f"CPython, faulthandler; UCX; {_ELASTIC}; {_TRAINER}, pod/node.py"),
+            _UNKNOWN, "ProcessCrashed", _CAUSE, f"CPython, faulthandler; UCX; {_ELASTIC}; {_TRAINER}, pod/node.py",
+            _USER),
 )  # fmt: skip
 
 _PYTHON: Final = (

@@ -157,7 +157,7 @@ class NodeRecord:
     fault: FaultNote | None = None  # set when the cordon is ours
     health: tuple[Event, ...] = ()  # of the condition GPUHealthy, which the node agent writes
     says_no: bool = False  # the kubelet is alive and says that the node is not ready: often it is only being restarted
-    excused: datetime | None = None  # until then its silence may be that of the API server, which was away
+    excused: datetime | None = None  # until then its silence may be that of its kubelet alone, or of the API server
     check: CheckNote | None = None  # how its last check ended
     unschedulable: bool = False  # cordoned, by whomever
     taints: tuple[Taint, ...] = ()  # that keep pods off, but for the one that every cordoned node has

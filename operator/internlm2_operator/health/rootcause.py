@@ -152,8 +152,9 @@ def _caused(first: _Hit, hits: Sequence[_Hit], ranks: set[int], called: Called) 
     same = [hit for hit in hits if hit.key == first.key and abs(hit.at - first.at) <= COMMON_WITHIN]
     common = len(ranks) > 1 and {hit.rank for hit in same} == ranks
     blame = first.rule.blame
-    if common and first.entry.traceback and blame is Blame.NODE and len({hit.node for hit in same}) > 1:
-        blame = Blame.USER  # one node cannot break the others' devices; their program can
+    if common and len({hit.node for hit in same}) > 1:  # no one node can bring that about; their program can
+        raised = first.entry.traceback and blame is Blame.NODE
+        blame = first.rule.everywhere or (Blame.USER if raised else blame)
     return RootCause(
         blame, first.rule.cause, first.rule.name, first.node, first.rank, first.at,
         _evidence(first, hits, called, same=len({hit.rank for hit in same}), of=len(ranks)), common,

@@ -93,7 +93,8 @@ written by the user's own code: no rule, whatever its blame, ever leads to a cor
    (`RankSilent`), or whose collective that timed out is an earlier one than that of all others (`RankBehind`).
 
 A traceback counts as one, by its last line; of a chain, by the last that the table knows. The same traceback on all
-ranks of several nodes within 60 s is the program's, and speaks against no node. What was followed by a step that
+ranks of several nodes within 60 s is the program's, and speaks against no node; so is a line whose blame says
+`user everywhere`: one node's disk may be full, that of all is a volume they share. What was followed by a step that
 rank 0 reports was survived. Where two rules fit a line, the earlier one is meant.
 
 A cluster's own rules are YAML or JSON, `rules: [{name, pattern, blame, cause, weight, source}]`, read by `parse` in
@@ -135,9 +136,13 @@ def log_rules(rules: Iterable[LogRule]) -> str:
     """Return the rules of rank logs as a table, in the order in which they are tried."""
     head = "| rule | a line with | weight | blame | cause | written by |\n|---|---|---|---|---|---|\n"
     return head + "\n".join(
-        f"| `{rule.name}` | {_code(rule.pattern)} | {rule.weight} | {rule.blame} | `{rule.cause}` | {rule.source} |"
+        f"| `{rule.name}` | {_code(rule.pattern)} | {rule.weight} | {_blame(rule)} | `{rule.cause}` | {rule.source} |"
         for rule in rules
     )
+
+
+def _blame(rule: LogRule) -> str:
+    return f"{rule.blame}; {rule.everywhere} everywhere" if rule.everywhere else rule.blame
 
 
 def _signal_rules() -> str:

@@ -144,9 +144,23 @@ def _observation(raw: Any, index: int) -> Observation:
         fields["line"] = fields["message"]
     if raw["kind"] == "pod_exit" and (taken := DISRUPTIONS.get(str(fields.get("reason")))) is not None:
         fields.setdefault("disruption", taken)
-    if isinstance(said := fields.get("termination"), dict):
-        fields["termination"] = _termination(said, fields.get("code"))
+    if raw["kind"] == "pod_exit":
+        fields |= _said(fields)
     return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)
+
+
+def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a pod left: the trainer's object, also as the text that the kubelet hands on, or any other text."""
+    said = fields.get("termination")
+    if isinstance(said, str):
+        try:
+            parsed = json.loads(said)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            return {"termination": None, "message": fields.get("message") or said}
+        said = parsed
+    return {"termination": _termination(said, fields.get("code"))} if isinstance(said, dict) else {}
 
 
 def _termination(said: Mapping[str, Any], code: object) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Final
 
 from internlm2_operator.health.cordon import Cordon, Limits, Stake, decide_cordon, goes
 from internlm2_operator.health.diagnose import diagnose
-from internlm2_operator.health.incident import Words, judge
+from internlm2_operator.health.incident import STALLED, Words, judge
 from internlm2_operator.health.node import FaultNote, NodeRecord
-from internlm2_operator.health.rootcause import pick
+from internlm2_operator.health.rootcause import UNKNOWN_CAUSE, pick
 from internlm2_operator.health.signals import Kind, Signal
-from internlm2_operator.health.verdict import Verdict
+from internlm2_operator.health.verdict import Blame, Verdict
 from internlm2_operator.plan.exits import exit_of, fingerprint
 from internlm2_operator.plan.snapshot import PodRecord
 from internlm2_operator.replay.case import START, Case, Observation
@@ -44,6 +44,7 @@ def replay(case: Case) -> Outcome:
     """Play a case from its first signal to its last."""
     heard, notes, first = Heard(case), dict[str, FaultNote](), None
     verdict: Verdict | None = None
+    told = START
     for now, seen in (*moments(case), *_settling(case)):
         heard.hear(now, seen)
         signals = heard.standing()
@@ -53,7 +54,9 @@ def replay(case: Case) -> Outcome:
         excused = [_excused(v, heard.notice(v.node), signals, now) for v in verdicts]
         found = judge(excused, _words(heard, now), now)
         first = first or (found if found.cordon else None)
-        verdict = found if seen else verdict
+        open_ = verdict is not None and verdict.blame is not Blame.NONE and heard.stands_since(told)
+        if seen and not (open_ and _only_follows(found)):
+            verdict, told = found, now
     found = first or verdict or judge((), Words(), START)
     cordoned = tuple(sorted(notes))
     return Outcome(case, found, cordoned, tuple(_wrong(case, found, cordoned)), found.action != case.expected.action)
@@ -63,6 +66,11 @@ def _settling(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
     """Yield one more moment without news, in which what stands is cordoned that was only waited for."""
     if case.seen:
         yield max(one.at for one in case.seen) + SETTLE, []
+
+
+def _only_follows(found: Verdict) -> bool:
+    """Say whether a verdict names nobody: NCCL gives up ten minutes after what it was that stopped the job."""
+    return found.blame is Blame.UNKNOWN and not found.node and found.cause in (UNKNOWN_CAUSE, STALLED)
 
 
 def _excused(verdict: Verdict, notice: str, signals: Sequence[Signal], now: datetime) -> Verdict:

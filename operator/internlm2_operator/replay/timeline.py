@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from internlm2_operator.health import condition, edges, kernel, series
+from internlm2_operator.health import condition, contact, edges, kernel, series
 from internlm2_operator.health.node import NodeRecord, not_ready
 from internlm2_operator.health.rootcause import RankLine
 from internlm2_operator.health.rules import Weight
@@ -44,14 +44,17 @@ class Heard:
     _told: dict[str, str] = field(default_factory=dict)  # by node: message of GPUHealthy
     _notices: dict[str, Signal] = field(default_factory=dict)
     _down: dict[str, Signal] = field(default_factory=dict)
-    _links: dict[tuple[str, str], Signal] = field(default_factory=dict)  # that are down, by node and interface
+    _links: dict[tuple[str, str], Signal] = field(default_factory=dict)  # that went down, by node and interface
+    _up: set[tuple[str, str]] = field(default_factory=set)  # of these, the ones that are back
     _memory: edges.Memory | None = None
+    _step: int = -1  # the highest that a rank was at, and when it was first seen there
+    _stepped: datetime = START
 
     def standing(self) -> list[Signal]:
         """Return the edges, and the levels as they stand now."""
         levels = [s for node in self._ready.values() if (s := not_ready(node))]
         agent = [s for node, text in self._told.items() for s in condition.signals(node, condition.events(text))]
-        noted = (*self._notices.values(), *self._down.values(), *self._links.values())
+        noted = (*self._notices.values(), *self._down.values(), *self._links_down())
         return [self._of(s) for s in (*self.signals, *levels, *agent, *noted)]
 
     def notice(self, node: str) -> str:
@@ -62,6 +65,7 @@ class Heard:
     def hear(self, at: datetime, seen: Sequence[Observation]) -> None:
         """Take everything that was observed at one moment."""
         metrics: list[Observation] = []
+        seen = [_down(one) or one for one in seen]
         down = {one.node for one in seen if one.kind == "prometheus_down"}
         for one in seen:
             match one.kind:
@@ -99,10 +103,20 @@ class Heard:
 
     def _link(self, one: Observation, seen: kernel.LinkChanged) -> None:
         """Take what the agent measures next: a link of the hardware stays down until the kernel has it up again."""
-        self._links.pop((one.node, seen.interface), None)
-        if not seen.up:
-            down = condition.event("LinkDown", seen.interface, one.at, "the kernel's word")
-            self._links[one.node, seen.interface] = next(condition.signals(one.node, [down]))
+        link = (one.node, seen.interface)
+        if seen.up:
+            self._up.add(link)
+            return
+        self._up.discard(link)
+        down = condition.event("LinkDown", seen.interface, one.at, "the kernel's word")
+        self._links[link] = next(condition.signals(one.node, [down]))
+
+    def _links_down(self) -> Iterator[Signal]:
+        """Yield the links that are down as far as is known: no agent says that one is up while its node is silent."""
+        for link, signal in self._links.items():
+            node = self._ready.get(link[0])
+            if link not in self._up or (node is not None and not node.ready):
+                yield signal
 
     def _condition(self, one: Observation) -> None:
         status, message = str(one.fields.get("status")), str(one.fields.get("message") or "")
@@ -122,7 +136,25 @@ class Heard:
         known = self._ready.get(one.node)
         same = known is not None and (known.ready, known.says_no) == (ready, says_no)
         since = known.ready_since if known is not None and same else one.at
-        return NodeRecord(one.node, ready=ready, ready_since=since, gpus=0, says_no=says_no)
+        excused = None if ready or says_no else self._lives(one.node, since)
+        return NodeRecord(one.node, ready=ready, ready_since=since, gpus=0, says_no=says_no, excused=excused)
+
+    def _lives(self, node: str, since: datetime) -> datetime | None:
+        """Return until when the trainers on a silent node answer.
+
+        The operator asks them each second, a case shows a few of their answers: one that comes later, from a step that
+        is new, was there to be had.
+        """
+        highest, heard = -1, list[datetime]()
+        for one in self.case.seen:
+            step = one.fields.get("step")
+            if one.kind != "progress" or one.node != node or not isinstance(step, int):
+                continue
+            if step > highest and not one.fields.get("stalledSeconds"):
+                heard.append(one.at)
+            highest = max(highest, step)
+        near = [at for at in heard if since - contact.HEARD < at <= since + contact.KUBELET_AWAY]
+        return contact.lives(since, max(near)) if near else None
 
     def _pod(self, one: Observation) -> None:
         said = one.fields.get("termination")
@@ -143,12 +175,18 @@ class Heard:
             self.signals.append(suspicion)
 
     def _progress(self, one: Observation) -> None:
-        rank = one.fields.get("rank")
+        rank, step = one.fields.get("rank"), one.fields.get("step")
         self.progress[one.node, rank if isinstance(rank, int) else 0] = one
+        if isinstance(step, int) and step > self._step:
+            self._step, self._stepped = step, one.at
 
     def _prometheus_down(self, one: Observation) -> None:
         if one.node:
             self._down[one.node] = Signal(Kind.EXPORTER_DOWN, Source.PROMETHEUS, one.node, one.at, "up is 0")
+            if self._memory is not None:  # a series ends with the scrape that failed
+                last = self._memory.last
+                left = {key: code for key, code in last.xids.items() if key[0] != one.node}
+                self._memory = replace(self._memory, last=replace(last, xids=left))
         else:
             self.blind = True
 
@@ -223,9 +261,19 @@ class Heard:
             return self.lines
         return [line for line in self.lines if line.at >= max(steps)]
 
+    def stands_since(self, at: datetime) -> bool:
+        """Say whether nobody was seen at a new step after that moment."""
+        return self._stepped <= at
+
     def waits(self) -> bool:
         """Say whether a pod ended because something that it needs is not there."""
         return any((e := exit_of(pod)) and e.row.kind is CauseKind.WAITING for pod in self.ends)
+
+
+def _down(one: Observation) -> Observation | None:
+    """Return what a scrape that failed is where it is told by Prometheus' own series `up`, None for all else."""
+    failed = one.kind == "metric" and one.fields.get("name") == "up" and one.fields.get("value") == 0
+    return replace(one, kind="prometheus_down") if failed else None
 
 
 def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:

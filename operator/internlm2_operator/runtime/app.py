@@ -108,6 +108,7 @@ class Operator:
             evidence=evidence,
             metrics=metrics,
             wake=self.intake.wake_jobs_on,
+            silence=lambda name: observed.silence(world.pods_on(name)),
             label=options.topology_label,
         )
 

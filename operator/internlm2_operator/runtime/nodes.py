@@ -9,7 +9,7 @@ from typing import Final
 
 from internlm2_operator.cluster import errors, records
 from internlm2_operator.cluster.gateway import Gateway
-from internlm2_operator.health.contact import LATE
+from internlm2_operator.health.contact import LATE, lives
 from internlm2_operator.health.cordon import Cordon, Hold, HoldReason, decide_cordon, observed_drain
 from internlm2_operator.health.diagnose import diagnose, wavers
 from internlm2_operator.health.lemon import DOUBTED_FOR, doubted, lemons, on_probation
@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 class NodeReconciler:
     """Cordons nodes that the evidence convicts, lifts that after a passed check, and tells the jobs on them.
 
-    `label` is that of the nodes whose value names the domain of the breaker, where no job on the node names one.
+    `silence` says how long ago a trainer on a node answered, None where none ever did. `label` is that of the nodes
+    whose value names the domain of the breaker, where no job on the node names one.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class NodeReconciler:
         evidence: Evidence,
         metrics: Metrics,
         wake: Callable[[str], None],
+        silence: Callable[[str], timedelta | None],
         label: str = RACK,
     ) -> None:
         self._gateway = gateway
@@ -58,6 +60,7 @@ class NodeReconciler:
         self._evidence = evidence
         self._metrics = metrics
         self._wake = wake
+        self._silence = silence
         self._label = label
         # Cordons on their way: the breaker counts them as made, so that two at once do not share the room for one.
         self._coming: dict[str, Cordon] = {}
@@ -121,12 +124,17 @@ class NodeReconciler:
         return (node.held.at + DOUBTED_FOR - now).total_seconds() if node.held and doubted(node, now) else None
 
     async def _doubt(self, node: NodeRecord, now: datetime) -> None:
-        """Doubt the silence of a node for longer when its kubelet has renewed the lease meanwhile.
+        """Doubt the silence of a node for longer: its trainers answer, or its kubelet has renewed the lease meanwhile.
 
         A kubelet corrects the condition when it sees the wrong one, in a copy of its Node for which it waits up to a
         minute once the API server is back (client-go doubles the pause to 30 s, and draws up to as much on top). The
         lease it renews directly. Its clock may be wrong, so only that the time has changed counts.
         """
+        if not node.ready and not node.says_no and (ago := self._silence(node.name)) is not None:
+            until = lives(node.ready_since, now - ago)
+            if until > max(now, node.excused or now):
+                self._world.excuse(node, until)
+                return
         if node.excused is None:
             self._renewed.pop(node.name, None)
             return

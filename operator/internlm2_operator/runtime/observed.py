@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from internlm2_operator.api.job import InternLM2Job
@@ -84,6 +84,11 @@ class Observed:
             self._taken.pop(uid, None)
         elif taken:
             self._taken[uid] = self._taken.get(uid, 0) + 1
+
+    def silence(self, pods: Iterable[PodRecord]) -> timedelta | None:
+        """Return how long ago one of these pods answered, None where none of them ever did."""
+        times = [self._answered[pod.uid] for pod in pods if pod.uid in self.progress]
+        return timedelta(seconds=self.listened - max(times)) if times else None
 
     def forget_pods(self, there: Collection[str]) -> None:
         """Keep what was heard of these pods alone."""

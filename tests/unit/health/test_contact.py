@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from internlm2_operator.health.contact import BLIP, LATE, Contact
+from internlm2_operator.health.contact import BLIP, HEARD, KUBELET_AWAY, LATE, Contact, lives
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,3 +47,9 @@ def test_a_node_may_only_have_been_cut_off(
     calls: tuple[tuple[float, bool], ...], silent: float, expected: float | None
 ) -> None:
     assert after(*calls).excuses(at(silent)) == (None if expected is None else at(expected))
+
+
+@pytest.mark.parametrize(("heard", "until"), [(-20, -15), (0, 5), (40, 45), (58, 60), (3600, 60)])
+def test_trainers_that_answer_speak_for_their_node_until_its_kubelet_is_away_too_long(heard: int, until: int) -> None:
+    assert (HEARD.total_seconds(), KUBELET_AWAY.total_seconds()) == (5, 60)
+    assert lives(at(0), at(heard)) == at(until)

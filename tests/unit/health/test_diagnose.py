@@ -162,6 +162,18 @@ CASES = {
         "NodeNotReady",
         cordon=True,
     ),
+    "one that falls silent because of them is the switch's": Case(
+        [link(ago=45), link("n2", ago=46), seen(Kind.NODE_NOT_READY, Source.NODE)], Blame.FABRIC, "LinkDown"
+    ),
+    "one whose own link alone went is not": Case(
+        [link(ago=45), seen(Kind.NODE_NOT_READY, Source.NODE)], Blame.NODE, "NodeNotReady", cordon=True
+    ),
+    "nor one that was silent before": Case(
+        [link(ago=45), link("n2", ago=46), seen(Kind.NODE_NOT_READY, Source.NODE, ago=60)],
+        Blame.NODE,
+        "NodeNotReady",
+        cordon=True,
+    ),
     "and a suspicion that a killed pod bears out": Case(
         [link(ago=86400), link("n2", ago=86430), xid(119), pod_exit()], Blame.NODE, "Xid119", cordon=True
     ),

@@ -63,8 +63,17 @@ PRINTED = {
     "dmesg with the dates of a standard": (f"2026-06-10T22:41:09,118273+02:00 {LOST}", LOST),
     "dmesg with differences": (f"[  +0.000012] {LOST}", LOST),
     "dmesg with words for priorities": (f"kern  :warn  : [  812.400121] {LOST}", LOST),
+    "dmesg with words for priorities and the dates of a standard": (
+        f"kern  :err   : 2026-06-10T22:41:09,118273+02:00 {LOST}",
+        LOST,
+    ),
+    "dmesg with dates and differences": (f"[Jun10 22:41] {LOST}", LOST),
     "talosctl": (f"bm-22: kern:     err: {LOST}", LOST),
     "and those of a process": (f"user  :warn  : [  812.400121] {LOST}", f"user  :warn  : [  812.400121] {LOST}"),
+    "also with dates": (
+        f"user  :err   : 2026-06-10T22:41:09,118273+02:00 {LOST}",
+        f"user  :err   : 2026-06-10T22:41:09,118273+02:00 {LOST}",
+    ),
     "no text at all": ("\ud800", "\ud800"),
     "a host and no date": (f"ewr-c2 kernel: {LOST}", LOST),
     "a record": (f"4,20341,6085129004188,-;{LOST}", LOST),

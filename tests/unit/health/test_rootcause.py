@@ -112,6 +112,18 @@ CASES = {
         crowd(3, "Unable to determine the device handle for GPU 0000:3B:00.0: GPU is lost."),
         Blame.NODE, "GpuLost", "gpu-lost", 0, common=True,
     ),
+    "a disk that is full for all ranks of several nodes is a volume of theirs": Case(
+        crowd(3, "OSError: [Errno 28] No space left on device: '/ckpt/rank{rank}.pt'"),
+        Blame.USER, "DiskFull", "disk-full", 0, common=True,
+    ),
+    "one that is full for a node's may be the node's": Case(
+        [*crowd(3, "OSError: [Errno 28] No space left on device: '/ckpt/rank{rank}.pt'", [2, 3]),
+         *crowd(4, REMOTE, without(2, 3))],
+        Blame.UNKNOWN, "DiskFull", "disk-full", 2,
+    ),
+    "a crash of all ranks is the program's": Case(
+        crowd(3, "Fatal Python error: Segmentation fault"), Blame.USER, "ProcessCrashed", "rank-crashed", 0, common=True
+    ),
     "of a chain the last that the table knows": Case(
         say(0, 0, f"{traceback('FileNotFoundError: [Errno 2] No such file or directory: x')}\n\nDuring handling of the "
                   f"above exception, another exception occurred:\n\n{traceback(OOM)}"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from internlm2_operator.replay.case import read
+from internlm2_operator.replay.case import case, read
 from internlm2_spec.config import Refused
 
 GOOD: dict[str, Any] = {
@@ -46,6 +46,23 @@ def test_no_json_and_no_case_are_refused(tmp_path: Path) -> None:
     (tmp_path / "case.json").write_text("{")
     with pytest.raises(Refused, match="no JSON"):
         read(tmp_path)
+
+
+TEXTS = {
+    "the trainer's object as the kubelet hands it on": (
+        '{"class": "user", "reason": "ConfigRefused", "exit_code": 64, "message": "no"}', "ConfigRefused", ""
+    ),
+    "the kubelet's own words": ("Usage of EmptyDir volume \"x\" exceeds the limit", None, "Usage of EmptyDir"),
+    "JSON that is no object": ("[1]", None, "[1]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "reason", "message"), TEXTS.values(), ids=TEXTS)
+def test_what_a_pod_left_may_be_any_text(text: str, reason: str | None, message: str) -> None:
+    end = {"t": 0, "node": "n1", "kind": "pod_exit", "code": 1, "termination": text}
+    fields = case(GOOD | {"signals": [end]}).seen[0].fields
+    assert (fields["termination"] or {}).get("reason") == reason
+    assert str(fields.get("message", "")).startswith(message)
 
 
 def test_fields_may_have_the_names_that_other_recorders_give_them(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from internlm2_operator.cluster import errors
 from internlm2_operator.cluster.gateway import Object
 from internlm2_operator.health import condition
-from internlm2_operator.health.contact import LATE
+from internlm2_operator.health.contact import HEARD, KUBELET_AWAY, LATE
 from internlm2_operator.health.cordon import OPERATOR
 from internlm2_operator.health.history import History
-from internlm2_operator.health.node import WAVERS_FOR, CheckNote, FaultNote, HeldNote
+from internlm2_operator.health.node import WAVERS_FOR, CheckNote, FaultNote, HeldNote, down_since
 from internlm2_operator.runtime.evidence import Evidence
 from internlm2_operator.runtime.metrics import Metrics
 from internlm2_operator.runtime.nodes import AHEAD, NodeReconciler
@@ -77,13 +77,16 @@ def raw_node(name: str, *, ready: str = "True", version: int = 1, notes: dict[st
     return raw
 
 
-def reconciler(server: Server, world: World, metrics: Metrics | None = None) -> NodeReconciler:
+def reconciler(
+    server: Server, world: World, metrics: Metrics | None = None, silence: timedelta | None = None
+) -> NodeReconciler:
     return NodeReconciler(
         gateway=server,  # type: ignore[arg-type]
         world=world,
         evidence=Evidence(),
         metrics=metrics or Metrics(),
         wake=lambda _: None,
+        silence=lambda _: silence,
     )
 
 
@@ -172,6 +175,53 @@ def test_a_silent_node_that_renews_its_lease_is_doubted_for_longer(renewed: list
     world.put_node(heartbeat)
     assert world.node("n1") == doubted
     assert server.cordons == []
+
+
+def fell_silent(ago: float) -> tuple[Server, World]:
+    """Return a node with a pod of ours that has been silent for so many seconds."""
+    raw = raw_node("n1", ready="Unknown")
+    since = datetime.now(UTC) - timedelta(seconds=ago)
+    raw["status"]["conditions"][0]["lastTransitionTime"] = since.isoformat()
+    server, world = seeing(raw)
+    there = pod(2)
+    there["spec"]["nodeName"] = "n1"
+    world.put_pod(there)
+    return server, world
+
+
+AWAY: Final = KUBELET_AWAY.total_seconds()
+SILENCES: Final = {
+    "a trainer answered a moment ago": (1.0, 0.5, True),
+    "it goes on to": (AWAY - 5, 0.5, True),
+    "for too long": (AWAY + 1, 0.5, False),
+    "it answered before the node died": (1.0, 45.0, False),
+    "it answers no more": (20.0, HEARD.total_seconds() + 1, False),
+    "nobody ever did": (1.0, None, False),
+}
+
+
+@pytest.mark.parametrize(("ago", "silence", "doubted"), SILENCES.values(), ids=SILENCES)
+def test_a_silent_node_whose_trainers_answer_is_not_lost(ago: float, silence: float | None, doubted: bool) -> None:
+    server, world = fell_silent(ago)
+    judge = reconciler(server, world, silence=None if silence is None else timedelta(seconds=silence))
+    again = asyncio.run(judge.reconcile("n1"))
+    assert (server.cordons == []) is doubted
+    seen = world.node("n1")
+    assert seen is not None
+    assert (seen.fault is None) is doubted
+    if doubted:  # it is looked at before the doubt is over, and jobs go by the same moment
+        assert again is not None
+        assert 0 < again < HEARD.total_seconds()
+        assert (down_since(seen) or NOW) > datetime.now(UTC)
+
+
+def test_a_kubelet_that_says_no_is_doubted_by_its_own_rule() -> None:
+    raw = raw_node("n1", ready="False")
+    server, world = seeing(raw)
+    asyncio.run(reconciler(server, world, silence=timedelta()).reconcile("n1"))
+    seen = world.node("n1")
+    assert seen is not None
+    assert seen.excused is None
 
 
 def test_a_silent_node_is_cordoned_when_its_lease_is_not_renewed_either() -> None:

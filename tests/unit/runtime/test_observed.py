@@ -1,12 +1,14 @@
-"""When the checkpoint store must be looked at anew before a job is judged."""
+"""When the checkpoint store must be looked at anew before a job is judged, and when a trainer was heard last."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
 from internlm2_operator.plan.snapshot import CheckpointView
 from internlm2_operator.runtime.observed import Look, Observed, ended
 from internlm2_operator.runtime.world import World
+from tests.unit.runtime.test_sources import STEPPING
 from tests.unit.runtime.test_world import job_of, pod
 
 GONE = "Gone"
@@ -40,3 +42,20 @@ def test_a_look_is_as_good_as_what_it_came_after(since: Sequence[tuple[str, str,
         else:
             world.put_pod(pod(3, uid, phase, namespace))
     assert observed.stale(job, world) is stale
+
+
+def test_of_the_trainers_on_a_node_the_one_that_answered_last_counts() -> None:
+    """By the clock that runs while trainers are listened to; one that was asked and never answered has said nothing."""
+    world, observed = World(), Observed()
+    for number, uid in enumerate(("first", "second", "mute")):
+        world.put_pod(pod(number + 1, uid))
+    pods = {one.uid: one for one in world.pods(KEY)}
+    observed.miss("mute", mute=True)
+    assert observed.silence([pods["mute"]]) is None
+    observed.hear(pods["first"], STEPPING)
+    observed.listened = 7.0
+    observed.hear(pods["second"], STEPPING)
+    observed.listened = 10.0
+    assert observed.silence(pods.values()) == timedelta(seconds=3)
+    assert observed.silence([pods["first"], pods["mute"]]) == timedelta(seconds=10)
+    assert observed.silence([]) is None
