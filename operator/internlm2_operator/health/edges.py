@@ -193,13 +193,17 @@ def _changed(before: Sample, now: Sample) -> set[tuple[Gpu, int]]:
 
 
 def _missing(memory: Memory, now: Sample, away: set[Gpu]) -> dict[Gpu, frozenset[float]]:
-    """Count scrapes, not samples: Prometheus may scrape less often than we ask."""
+    """Count scrapes, not samples: Prometheus may scrape less often than we ask.
+
+    An exporter that shows no GPU at all sees none: it has just started, or its engine is away.
+    """
     if not now.complete:
         return dict(memory.missing)
+    seeing = {node for node, _ in now.gpus}
     return {
         gpu: memory.missing.get(gpu, frozenset()) | {now.scraped[gpu[0]]}
         for gpu in memory.known - now.gpus - away
-        if gpu[0] in now.scraped and gpu[0] not in now.down
+        if gpu[0] in now.scraped and gpu[0] not in now.down and gpu[0] in seeing
     }
 
 

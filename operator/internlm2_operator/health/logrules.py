@@ -201,6 +201,8 @@ _STORES: Final = (
             r"Temporary failure in name resolution|Name or service not known"
             r"|Could not resolve host|NameResolutionError",
             _UNKNOWN, "NameResolutionFailed", _CAUSE, "glibc, gai_strerror; curl; urllib3"),
+    LogRule("http-busy", r"\b(?:429 Client|50[0234] Server) Error: .* for url: ",
+            _NOBODY, "StoreUnavailable", _CAUSE, "requests, Response.raise_for_status"),
     LogRule("http-unreachable", r"Max retries exceeded with url: |Failed to establish a new connection: ",
             _NOBODY, "StoreUnavailable", _CAUSE, "urllib3, exceptions.py"),
 )  # fmt: skip

@@ -122,7 +122,7 @@ def case(raw: Any) -> Case:
         jobs=jobs,
         seen=tuple(_observation(one, index) for index, one in enumerate(_get(raw, "signals", list))),
         expected=_expected(_get(raw, "expect", dict)),
-        domains={str(node): str(domain) for node, domain in (job.get("topology") or {}).items()},
+        domains=_domains(job.get("topology") or raw.get("topology") or {}),
         mode=Mode(job.get("mode") or raw.get("mode") or Mode.ENFORCE),
         smallest=None if smallest is None else int(smallest) + int(job.get("spares") or 0),
         gpus=gpus if type(gpus) is int and gpus > 0 else GPUS,
@@ -133,6 +133,14 @@ def _nodes(job: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, _get(job, "nodes", list)))
 
 
+def _domains(topology: Mapping[str, Any]) -> dict[str, str]:
+    """Return the switch or rack of each node; a topology may also list the nodes of each."""
+    found: dict[str, str] = {}
+    for key, value in topology.items():
+        found |= {str(node): str(key) for node in value} if isinstance(value, list) else {str(key): str(value)}
+    return found
+
+
 def _observation(raw: Any, index: int) -> Observation:
     where = f"signals[{index}]"
     if not isinstance(raw, dict) or not isinstance(raw.get("t"), int | float):
@@ -140,8 +148,9 @@ def _observation(raw: Any, index: int) -> Observation:
     if raw.get("kind") not in KINDS:
         raise Refused(f"{where}.kind", wrong=f"{raw.get('kind')!r}", right=f"use one of {', '.join(sorted(KINDS))}")
     fields = {ALIASES.get(str(key), str(key)): value for key, value in raw.items()}
-    if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields and "message" in fields:
-        fields["line"] = fields["message"]
+    if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields:
+        lines = fields.get("lines")
+        fields["line"] = "\n".join(map(str, lines)) if isinstance(lines, list) else fields.get("message", "")
     if raw["kind"] == "pod_exit" and (taken := DISRUPTIONS.get(str(fields.get("reason")))) is not None:
         fields.setdefault("disruption", taken)
     if raw["kind"] == "pod_exit":

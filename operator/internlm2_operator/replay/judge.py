@@ -19,6 +19,7 @@ from internlm2_operator.replay.timeline import Heard, moments
 
 SETTLE: Final = timedelta(minutes=1)
 DOMAIN: Final = "domain"
+POD_EXIT: Final = "PodExit"  # the row of a pod that ended in a way that nobody explains
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,13 @@ def replay(case: Case) -> Outcome:
     for now, seen in (*moments(case), *_settling(case)):
         heard.hear(now, seen)
         signals = heard.standing()
-        verdicts = [diagnose(signals, node, now) for node in case.nodes]
+        verdicts = [diagnose([*signals, *heard.risen(node, now)], node, now) for node in case.nodes]
         for convicted in _cordons(heard, verdicts, notes, now):
             first = first or next(v for v in verdicts if v.node == convicted)
         excused = [_excused(v, heard.notice(v.node), signals, now) for v in verdicts]
         found = judge(excused, _words(heard, now), now)
         first = first or (found if found.cordon else None)
-        open_ = verdict is not None and verdict.blame is not Blame.NONE and heard.stands_since(told)
-        if seen and not (open_ and _only_follows(found)):
+        if seen and not (verdict is not None and heard.stands_since(told) and _follows(found, verdict)):
             verdict, told = found, now
     found = first or verdict or judge((), Words(), START)
     cordoned = tuple(sorted(notes))
@@ -68,9 +68,15 @@ def _settling(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
         yield max(one.at for one in case.seen) + SETTLE, []
 
 
-def _only_follows(found: Verdict) -> bool:
-    """Say whether a verdict names nobody: NCCL gives up ten minutes after what it was that stopped the job."""
-    return found.blame is Blame.UNKNOWN and not found.node and found.cause in (UNKNOWN_CAUSE, STALLED)
+def _follows(found: Verdict, before: Verdict) -> bool:
+    """Say whether a verdict rests on what came of the one before, while no step was done.
+
+    NCCL gives up ten minutes after what stopped the job, and pods end of what they share.
+    """
+    if found.blame is not Blame.UNKNOWN or before.blame is Blame.NONE:
+        return False
+    names_nobody = not found.node and found.cause in (UNKNOWN_CAUSE, STALLED)
+    return names_nobody or (found.cause == POD_EXIT and before.blame is Blame.FABRIC)
 
 
 def _excused(verdict: Verdict, notice: str, signals: Sequence[Signal], now: datetime) -> Verdict:

@@ -1,35 +1,39 @@
 """What the operator would have heard of a case, moment by moment: the same parsers and edges, no cluster."""
 
 import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Final
 
-from internlm2_operator.health import condition, contact, edges, kernel, series
+from internlm2_operator.health import condition, kernel
+from internlm2_operator.health.diagnose import AGREEMENT, LINK_DOWN
 from internlm2_operator.health.node import NodeRecord, not_ready
 from internlm2_operator.health.rootcause import RankLine
 from internlm2_operator.health.rules import Weight
-from internlm2_operator.health.series import Series
 from internlm2_operator.health.signals import Kind, Signal, Source
 from internlm2_operator.health.xid import rule_of
 from internlm2_operator.plan.cause import Kind as CauseKind
 from internlm2_operator.plan.exits import End, exit_of, signal_of
 from internlm2_operator.plan.snapshot import PodPhase, PodRecord
 from internlm2_operator.replay.case import START, Case, Observation
+from internlm2_operator.replay.presence import lives
+from internlm2_operator.replay.scrapes import Scrapes, failed
 from internlm2_spec.contract import Termination
 
 # A step that takes longer is a stall; in other phases nothing is known of how long they may take.
 STALL_SECONDS: Final = 60.0
+# Series of one node that are told within so long of each other are of one scrape.
+SCRAPE: Final = timedelta(seconds=1)
 _STEPPING: Final = "step"
-# How others than our agent name a code in the condition.
+# How others than our agent name a link, and a code, in the condition.
+_LINK: Final = re.compile(r"(?i)(?:link|port)_?(?:is_?)?down")
 _CODE: Final = re.compile(r"\b(s?)xid[ _:=#-]{0,2}0*([1-9]\d{0,5})\b", re.I | re.A)
 
 
-@dataclass(slots=True)
+@dataclass
 class Heard:
     """Everything that was heard up to a moment."""
 
@@ -38,6 +42,7 @@ class Heard:
     lines: list[RankLine] = field(default_factory=list)
     ends: list[PodRecord] = field(default_factory=list)
     progress: dict[tuple[str, int], Observation] = field(default_factory=dict)
+    _since: dict[tuple[str, int], datetime] = field(default_factory=dict)  # by rank: when it came to where it is
     stalls: list[datetime] = field(default_factory=list)  # when hangs without a culprit were seen
     blind: bool = False
     _ready: dict[str, NodeRecord] = field(default_factory=dict)
@@ -46,9 +51,11 @@ class Heard:
     _down: dict[str, Signal] = field(default_factory=dict)
     _links: dict[tuple[str, str], Signal] = field(default_factory=dict)  # that went down, by node and interface
     _up: set[tuple[str, str]] = field(default_factory=set)  # of these, the ones that are back
-    _memory: edges.Memory | None = None
     _step: int = -1  # the highest that a rank was at, and when it was first seen there
     _stepped: datetime = START
+
+    def __post_init__(self) -> None:
+        self._scrapes = Scrapes(self.case)
 
     def standing(self) -> list[Signal]:
         """Return the edges, and the levels as they stand now."""
@@ -56,6 +63,12 @@ class Heard:
         agent = [s for node, text in self._told.items() for s in condition.signals(node, condition.events(text))]
         noted = (*self._notices.values(), *self._down.values(), *self._links_down())
         return [self._of(s) for s in (*self.signals, *levels, *agent, *noted)]
+
+    def risen(self, name: str, now: datetime) -> Iterator[Signal]:
+        """Yield what was said of the links of other nodes that are up again, as `runtime.evidence` remembers it."""
+        for link, signal in self._links.items():
+            if link[0] != name and link in self._up and now - signal.at <= AGREEMENT:
+                yield self._of(signal)
 
     def notice(self, node: str) -> str:
         """Return what announces the end of a node, empty when nothing does."""
@@ -65,7 +78,7 @@ class Heard:
     def hear(self, at: datetime, seen: Sequence[Observation]) -> None:
         """Take everything that was observed at one moment."""
         metrics: list[Observation] = []
-        seen = [_down(one) or one for one in seen]
+        seen = [failed(one) or one for one in seen]
         down = {one.node for one in seen if one.kind == "prometheus_down"}
         for one in seen:
             match one.kind:
@@ -87,7 +100,10 @@ class Heard:
                     self._prometheus_down(one)
         # What is not scraped is not absent.
         if scraped := [one for one in metrics if one.node not in down and "" not in down]:
-            self._scrape(at, scraped)
+            self.blind = False
+            for node in {one.node for one in scraped}:
+                self._down.pop(node, None)
+            self.signals += self._scrapes.scrape(at, scraped)
 
     def _of(self, signal: Signal) -> Signal:
         return replace(signal, job=self.case.job_of(signal.node), domain=self.case.domains.get(signal.node, ""))
@@ -136,25 +152,8 @@ class Heard:
         known = self._ready.get(one.node)
         same = known is not None and (known.ready, known.says_no) == (ready, says_no)
         since = known.ready_since if known is not None and same else one.at
-        excused = None if ready or says_no else self._lives(one.node, since)
+        excused = None if ready or says_no else lives(self.case, one.node, since)
         return NodeRecord(one.node, ready=ready, ready_since=since, gpus=0, says_no=says_no, excused=excused)
-
-    def _lives(self, node: str, since: datetime) -> datetime | None:
-        """Return until when the trainers on a silent node answer.
-
-        The operator asks them each second, a case shows a few of their answers: one that comes later, from a step that
-        is new, was there to be had.
-        """
-        highest, heard = -1, list[datetime]()
-        for one in self.case.seen:
-            step = one.fields.get("step")
-            if one.kind != "progress" or one.node != node or not isinstance(step, int):
-                continue
-            if step > highest and not one.fields.get("stalledSeconds"):
-                heard.append(one.at)
-            highest = max(highest, step)
-        near = [at for at in heard if since - contact.HEARD < at <= since + contact.KUBELET_AWAY]
-        return contact.lives(since, max(near)) if near else None
 
     def _pod(self, one: Observation) -> None:
         said = one.fields.get("termination")
@@ -176,44 +175,20 @@ class Heard:
 
     def _progress(self, one: Observation) -> None:
         rank, step = one.fields.get("rank"), one.fields.get("step")
-        self.progress[one.node, rank if isinstance(rank, int) else 0] = one
+        key = (one.node, rank if isinstance(rank, int) else 0)
+        before = self.progress.get(key)
+        if before is None or any(before.fields.get(name) != one.fields.get(name) for name in ("phase", "step")):
+            self._since[key] = one.at
+        self.progress[key] = one
         if isinstance(step, int) and step > self._step:
             self._step, self._stepped = step, one.at
 
     def _prometheus_down(self, one: Observation) -> None:
         if one.node:
             self._down[one.node] = Signal(Kind.EXPORTER_DOWN, Source.PROMETHEUS, one.node, one.at, "up is 0")
-            if self._memory is not None:  # a series ends with the scrape that failed
-                last = self._memory.last
-                left = {key: code for key, code in last.xids.items() if key[0] != one.node}
-                self._memory = replace(self._memory, last=replace(last, xids=left))
+            self._scrapes.fail(one.node)
         else:
             self.blind = True
-
-    def _scrape(self, at: datetime, metrics: list[Observation]) -> None:
-        self.blind = False
-        for node in {one.node for one in metrics}:
-            self._down.pop(node, None)
-        sample = _sample(at, metrics, self._memory.last if self._memory else None)
-        if self._memory is None and at > START:
-            self._memory = edges.baseline(edges.Sample(at=START))  # nothing stood there when the case began
-        if self._memory is None:
-            self._memory = edges.baseline(sample)
-            return
-        found, self._memory = edges.edges(self._unnamed(self._memory, sample), sample)
-        self.signals += [s for s in found if s.kind is not Kind.EXPORTER_DOWN]
-
-    def _unnamed(self, memory: edges.Memory, sample: edges.Sample) -> edges.Memory:
-        """Return what was known, and the GPUs that the case did not name before: a scrape shows all, a case but a few.
-
-        More of a node than the job says that it has are new there.
-        """
-        known = memory.known
-        for node in {node for node, _ in sample.gpus - known}:
-            named = {gpu for gpu in (known | memory.lost.keys() | sample.gpus) if gpu[0] == node}
-            if len(named) <= self.case.gpus:
-                known |= named - memory.lost.keys()
-        return replace(memory, known=known)
 
     def behind(self, now: datetime) -> tuple[str, int] | None:
         """Return node and rank of the one rank that is behind all others while everybody waits, if there is one."""
@@ -233,9 +208,14 @@ class Heard:
             for key, one in self.progress.items()
             if one.fields.get("phase") == _STEPPING
             and isinstance(one.fields.get("step"), int)
-            and isinstance(held := one.fields.get("stalledSeconds", 0), int | float)
-            and held + min((now - one.at).total_seconds(), 0) > STALL_SECONDS
+            and self._held(key) + min((now - one.at).total_seconds(), 0) > STALL_SECONDS
         }
+
+    def _held(self, key: tuple[str, int]) -> float:
+        """Return for how many seconds a rank has been where it is: as it is told, or as its own reports show."""
+        one = self.progress[key]
+        told = one.fields.get("stalledSeconds")
+        return max(told if isinstance(told, int | float) else 0.0, (one.at - self._since[key]).total_seconds())
 
     def user_ends(self) -> list[PodRecord]:
         """Return the pods whose end is the user's, or waits for something outside."""
@@ -270,17 +250,16 @@ class Heard:
         return any((e := exit_of(pod)) and e.row.kind is CauseKind.WAITING for pod in self.ends)
 
 
-def _down(one: Observation) -> Observation | None:
-    """Return what a scrape that failed is where it is told by Prometheus' own series `up`, None for all else."""
-    failed = one.kind == "metric" and one.fields.get("name") == "up" and one.fields.get("value") == 0
-    return replace(one, kind="prometheus_down") if failed else None
-
-
 def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
     """Yield the case's moments in time order with what was observed at each."""
     by_time: dict[datetime, list[Observation]] = defaultdict(list)
-    for one in case.seen:
-        by_time[one.at].append(one)
+    scrapes: dict[str, datetime] = {}  # by node: when the one that is being told began
+    for one in sorted(case.seen, key=lambda one: one.at):
+        at = one.at
+        if one.kind == "metric":
+            began = scrapes.get(one.node)
+            at = scrapes[one.node] = began if began is not None and at - began < SCRAPE else at
+        by_time[at].append(replace(one, at=at))
     yield from sorted(by_time.items())
 
 
@@ -298,6 +277,8 @@ def _agent_words(one: Observation, status: str, message: str) -> str:
         return condition.condition([event]).message
     if (code := _CODE.fullmatch(reason) or (None if condition.known(reason) else _harmless(message))) is not None:
         reason = f"{'SXid' if code[1] else 'Xid'}{code[2]}"
+    if _LINK.search(reason):
+        reason = LINK_DOWN
     if reason and not condition.known(reason):  # it is the agent's word all the same, and no user can write it
         reason, message = "GpuUnhealthy", f"{reason}: {message}"
     return condition.condition([condition.event(reason, "", one.at, message)]).message if reason else ""
@@ -308,42 +289,3 @@ def _harmless(message: str) -> re.Match[str] | None:
     found = list(_CODE.finditer(message))
     harmless = all(not one[1] and rule_of(int(one[2])).weight is Weight.NOTHING for one in found)
     return found[0] if found and harmless else None
-
-
-def _sample(at: datetime, metrics: list[Observation], before: edges.Sample | None) -> edges.Sample:
-    """Return the scrape of the nodes that have one now, the others as they were."""
-    scraped_nodes = {one.node for one in metrics}
-    last = before or edges.Sample(at=at)
-    absent = {(one.node, _gpu(one)) for one in metrics if one.fields.get("value", 0) is None}
-    read = [(one, value) for one in metrics if (value := _number(one.fields.get("value"))) is not None]
-    xids = {key: code for key, code in last.xids.items() if key[0] not in scraped_nodes}
-    counts = {key: value for key, value in last.counts.items() if key[0] not in scraped_nodes}
-    counters = {key: value for key, value in last.counters.items() if key[0] not in scraped_nodes}
-    found = series.sort(
-        Series(str(one.fields.get("name")), one.node, _gpu(one), value, str(_labels(one).get("xid", "")))
-        for one, value in read
-    )
-    present = {(one.node, _gpu(one)) for one, _ in read if _gpu(one)}
-    return edges.Sample(
-        at=at,
-        scraped={**last.scraped, **dict.fromkeys(scraped_nodes, at.timestamp())},
-        gpus=frozenset((last.gpus | present) - (absent - present)),
-        xids={**xids, **found.xids},
-        counts={**counts, **found.counts},
-        counters={**counters, **found.counters},
-    )
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _gpu(one: Observation) -> str:
-    return str(one.fields.get("gpu") or _labels(one).get("UUID") or _labels(one).get("gpu") or "")
-
-
-def _labels(one: Observation) -> Mapping[str, Any]:
-    labels = one.fields.get("labels")
-    return labels if isinstance(labels, Mapping) else {}

@@ -12,7 +12,7 @@ from typing import Final
 
 from internlm2_operator.health import condition
 from internlm2_operator.health.condition import Event
-from internlm2_operator.health.diagnose import HISTORY, weight
+from internlm2_operator.health.diagnose import AGREEMENT, HISTORY, LINK_DOWN, weight
 from internlm2_operator.health.node import NODE_NOT_READY, NodeRecord, domain, failed_check, not_ready
 from internlm2_operator.health.signals import Kind, Signal
 from internlm2_operator.plan.exits import signal_of
@@ -34,6 +34,9 @@ class Evidence:
         self._label = label
         self._edges: dict[str, list[Signal]] = {}
         self._blind: dict[str, Signal] = {}
+        # Links that were down when their node was judged last. Those that fall together do not rise together: the last
+        # one would be alone.
+        self._links: dict[str, list[Signal]] = {}
         self._forgotten = datetime.min.replace(tzinfo=UTC)
 
     def add(self, signals: Iterable[Signal], world: World) -> set[str]:
@@ -61,7 +64,9 @@ class Evidence:
         self._forget(now)
         label = label_of(world, node, self._label)
         own = self._own(world, node, label)
-        return (*own, *self._others(world, node, {signal.cause for signal in own}, label))
+        if links := [signal for signal in own if signal.cause == LINK_DOWN]:
+            self._links[node] = links
+        return (*own, *self._others(world, node, {signal.cause for signal in own}, label), *self._risen(node, own, now))
 
     def _own(self, world: World, name: str, label: str) -> list[Signal]:
         """Return what speaks about a node, but for what was dealt with, and what a machine before it suffered.
@@ -96,6 +101,14 @@ class Evidence:
         if NODE_NOT_READY in causes:
             yield from _silent_with(world, name, label)
 
+    def _risen(self, name: str, own: Sequence[Signal], now: datetime) -> Iterator[Signal]:
+        """Yield what was said of the links of other nodes a while ago, for a node whose own are down."""
+        if all(signal.cause != LINK_DOWN for signal in own):
+            return
+        for node, links in self._links.items():
+            if node != name:
+                yield from (link for link in links if now - link.at <= AGREEMENT)
+
     def _edges_of(self, world: World, name: str, label: str) -> list[Signal]:
         edges, node = self._edges.get(name, []), world.node(name)
         where = domain(node, label) if node and edges else ""
@@ -107,6 +120,7 @@ class Evidence:
         self._forgotten = now
         fresh = {node: [s for s in kept if now - s.at <= HISTORY] for node, kept in self._edges.items()}
         self._edges = {node: kept for node, kept in fresh.items() if kept}
+        self._links = {n: links for n, links in self._links.items() if any(now - s.at <= AGREEMENT for s in links)}
 
 
 def _gravest(edges: list[Signal]) -> list[Signal]:

@@ -11,7 +11,9 @@ from internlm2_operator.health.signals import Kind
 
 T0 = datetime(2026, 11, 25, tzinfo=UTC)
 GPU = ("n1", "GPU-1")
-QUIET = Sample(at=T0, scraped={"n1": 100.0}, gpus=frozenset({GPU}), xids={(*GPU, "a"): 0})
+# Each node shows another one, so that its exporter sees some.
+BESIDE = frozenset({("n1", "GPU-10"), ("n2", "GPU-20")})
+QUIET = Sample(at=T0, scraped={"n1": 100.0}, gpus=frozenset({GPU, *BESIDE}), xids={(*GPU, "a"): 0})
 BLIND = Sample(at=T0, down=frozenset({"n1"}))
 Fact = tuple[Kind, int | None]
 
@@ -27,15 +29,15 @@ def count(amount: float, code: int = 31) -> Sample:
 
 
 def gone(scrape: float) -> Sample:
-    return replace(QUIET, scraped={"n1": scrape}, gpus=frozenset(), xids={})
+    return replace(QUIET, scraped={"n1": scrape}, gpus=BESIDE, xids={})
 
 
 def moved(scrape: float) -> Sample:
-    return replace(gone(scrape), scraped={"n1": scrape, "n2": scrape}, gpus=frozenset({("n2", GPU[1])}))
+    return replace(gone(scrape), scraped={"n1": scrape, "n2": scrape}, gpus=frozenset({("n2", GPU[1]), *BESIDE}))
 
 
 def lost(scrape: float) -> Sample:
-    return replace(moved(scrape), gpus=frozenset())
+    return replace(moved(scrape), gpus=BESIDE)
 
 
 def shows(scrape: float, *uuids: int) -> Sample:
@@ -87,6 +89,14 @@ CASES: dict[str, tuple[list[Sample], list[Fact]]] = {
     "a GPU missing in one scrape is not missing yet": ([QUIET, gone(102.0), gone(102.0), QUIET], []),
     "a GPU missing in two scrapes is, and is told once": (
         [QUIET, gone(102.0), gone(104.0), gone(106.0)],
+        [(Kind.GPU_MISSING, None)],
+    ),
+    "an exporter that shows no GPU at all sees none": (
+        [shows(100.0, 1, 2), *(shows(100.0 + n) for n in range(2, 8)), shows(110.0, 1, 2), shows(112.0, 1, 2)],
+        [],
+    ),
+    "one that sees some of them again is believed": (
+        [shows(100.0, 1, 2), shows(102.0), shows(104.0), shows(106.0, 1), shows(108.0, 1)],
         [(Kind.GPU_MISSING, None)],
     ),
     "a GPU that came back starts anew": ([QUIET, gone(102.0), QUIET, gone(106.0)], []),

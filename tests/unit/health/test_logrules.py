@@ -205,6 +205,10 @@ LINES = {
         "socket.gaierror: [Errno -3] Temporary failure in name resolution",
         "name resolution took 3 ms",
     ),
+    "http-busy": (
+        "requests.exceptions.HTTPError: 503 Server Error: Service Temporarily Unavailable for url: https://hub.example/a",
+        "requests.exceptions.HTTPError: 404 Client Error: Not Found for url: https://hub.example/a",
+    ),
     "http-unreachable": (
         "urllib3.exceptions.MaxRetryError: HTTPSConnectionPool(host='s3.example', port=443): Max retries exceeded with "
         "url: /runs/step-500/manifest.json",

@@ -65,6 +65,14 @@ def test_what_a_pod_left_may_be_any_text(text: str, reason: str | None, message:
     assert str(fields.get("message", "")).startswith(message)
 
 
+def test_a_log_may_be_a_list_and_a_topology_the_nodes_of_each_switch() -> None:
+    said = {"t": 0, "node": "n1", "kind": "rank_log", "rank": 0, "lines": ["one", "two"]}
+    job = {"nodes": ["n1", "n2"], "topology": {"leaf-1": ["n1"], "n2": "leaf-2"}}
+    one = case(GOOD | {"job": job, "signals": [said]})
+    assert one.seen[0].fields["line"] == "one\ntwo"
+    assert one.domains == {"n1": "leaf-1", "n2": "leaf-2"}
+
+
 def test_fields_may_have_the_names_that_other_recorders_give_them(tmp_path: Path) -> None:
     (tmp_path / "case.json").write_text(json.dumps(GOOD))
     (one,) = read(tmp_path)

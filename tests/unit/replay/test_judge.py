@@ -72,6 +72,16 @@ def test_a_link_that_recovers_and_a_pod_that_was_killed_are_two_sources() -> Non
     assert played([*replays, killed], cordon=False, blame="node").wrong == (), "a hint and a hint"
 
 
+def test_a_rank_whose_own_reports_stand_still_is_stalled() -> None:
+    at = [
+        {"t": t, "node": n, "kind": "progress", "phase": "step", "step": 7} for t in (0, 40, 80) for n in ("n1", "n2")
+    ]
+    assert played(at, cordon=False, blame="unknown").wrong == ()
+    assert played(at[:4], cordon=False, blame="none").wrong == ()
+    saving = [one | {"phase": "checkpoint"} for one in at]
+    assert played(saving, cordon=False, blame="none").wrong == ()
+
+
 def test_an_announced_node_may_fall_silent_and_no_more() -> None:
     notice = {"t": -60, "node": "n1", "kind": "node_condition", "type": "Maintenance", "status": "True"}
     silent = {"t": 0, "node": "n1", "kind": "node_condition", "type": "Ready", "status": "Unknown"}

@@ -252,6 +252,28 @@ def test_links_of_many_nodes_at_one_switch_are_the_switch() -> None:
     assert (alone.blame, alone.action, alone.cordon) == (Blame.NODE, Action.CHECK, False)
 
 
+def test_the_last_link_of_a_switch_to_come_back_is_not_its_nodes() -> None:
+    """Links that fall together rise one after another, and by then the pods have ended."""
+    said = f"LinkDown on ib0 at {NOW:%Y-%m-%dT%H:%M:%S}.000Z"
+    world, evidence = cluster(["one", "one"], message=said), Evidence()
+    killed = pod(3, "pod-0", "Failed")
+    killed["metadata"]["labels"][contract.LABEL_JOB] = "one"
+    killed["spec"]["nodeName"] = "n0"
+    end = {"exitCode": 137, "reason": "Error", "finishedAt": NOW.isoformat()}
+    killed["status"]["containerStatuses"] = [{"name": "trainer", "state": {"terminated": end}}]
+    assert verdict(world, "n1", evidence).blame is Blame.FABRIC
+    back = node(5)
+    back["metadata"] |= {"name": "n1", "uid": "node-1", "labels": {RACK: "r1"}}
+    world.put_node(back)
+    world.put_pod(killed)
+    assert verdict(world, "n1", evidence).blame is Blame.NONE
+    found = verdict(world, "n0", evidence)
+    assert (found.blame, found.cordon) == (Blame.FABRIC, False)
+    assert verdict(world, "n0").cordon, "the control: one that knows of no other link"
+    later = NOW + timedelta(minutes=6)
+    assert all(s.node == "n0" for s in evidence.signals(world, "n0", later)), "and it is forgotten"
+
+
 def test_one_code_on_nodes_of_several_jobs_behind_one_switch() -> None:
     world, evidence = cluster(["one", "two", "two"]), Evidence()
     evidence.add([replace(xid(), node=f"n{number}", xid=74) for number in range(3)], world)

@@ -91,7 +91,7 @@ AWAY = errors.Retry("prometheus: away")
 
 
 def scrape(number: int, *, xid: int = 0, gone: bool = False) -> Sample:
-    gpus = frozenset[tuple[str, str]]() if gone else frozenset({GPU})
+    gpus = frozenset({("n1", "GPU-2")} if gone else {GPU, ("n1", "GPU-2")})
     return Sample(AT, scraped={"n1": float(number)}, gpus=gpus, xids={(*GPU, "a"): xid})
 
 
