@@ -104,8 +104,8 @@ class Scrapes:
 
 def failed(one: Observation) -> Observation | None:
     """Return what a scrape that failed is where it is told by Prometheus' own series `up`, None for all else."""
-    failed = one.kind == "metric" and one.fields.get("name") == "up" and one.fields.get("value") == 0
-    return replace(one, kind="prometheus_down") if failed else None
+    down = one.kind == "metric" and one.fields.get("name") == "up" and one.fields.get("value") == 0
+    return replace(one, kind="prometheus_down") if down else None
 
 
 def _number(value: object) -> float | None:
