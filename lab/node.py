@@ -116,12 +116,20 @@ class Node:
         Raises:
             LabError: the node does not run.
         """
-        if (pid := self.pid("containerd")) is None:
-            raise LabError(f"--node: {self.name} does not run; `python -m lab fault heal` brings it back")
-        return Path(f"/proc/{pid}/root{path}")
+        return Path(f"/proc/{self.running('containerd')}/root{path}")
 
     def pid(self, daemon: str) -> int | None:
         return process.pid_of(f"{self.name}-{daemon}", self.names.state)
+
+    def running(self, daemon: str) -> int:
+        """Return the process of one of the node's daemons.
+
+        Raises:
+            LabError: the node does not run.
+        """
+        if (pid := self.pid(daemon)) is None:
+            raise LabError(f"--node: {self.name} does not run; `python -m lab fault heal` brings it back")
+        return pid
 
     def runs(self) -> bool:
         """Return whether all of the node's daemons run."""

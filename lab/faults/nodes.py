@@ -1,16 +1,12 @@
 """Machines that are lost or cut off, and their disks."""
 
-import os
-import signal
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from lab import network, process
-from lab.faults.processes import go_on
 from lab.faults.record import Kind, Record, need
 from lab.node import SMALL_DISK, SMALL_DISK_MIB
-from lab.settings import LabError
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
@@ -58,17 +54,6 @@ def _reconnect(lab: "Lab", record: Record) -> None:
     network.set_link(lab.names, record["node"], up=True)
 
 
-def kubelet_stop(lab: "Lab", what: Record) -> Record:
-    """SIGSTOP a node's kubelet, until it is healed: the API server hears nothing of the node, its pods go on."""
-    node = lab.node(need(what, "node", "n2"))
-    pid = node.pid("kubelet")
-    if pid is None:
-        raise LabError(f"--node: {node.name} does not run; `python -m lab fault heal` brings it back")
-    begin = time.time()
-    os.kill(pid, signal.SIGSTOP)
-    return {"fault": "kubelet-stop", "time": begin, "node": node.name, "pid": pid, "started": process.started(pid)}
-
-
 def disk_full(lab: "Lab", what: Record) -> Record:
     """Fill the tmpfs of 8 MiB that the lab gives every node, on which the node agent keeps its memory."""
     node = lab.node(need(what, "node", "n2"))
@@ -86,6 +71,5 @@ def _free(lab: "Lab", record: Record) -> None:
 KINDS: Final = {
     "node-kill": Kind(node_kill, _replace_dead),
     "partition": Kind(partition, _reconnect),
-    "kubelet-stop": Kind(kubelet_stop, go_on),
     "disk-full": Kind(disk_full, _free),
 }

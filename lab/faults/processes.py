@@ -1,4 +1,4 @@
-"""Processes that die or stand still: a rank, a pod's agent, the operator. Nobody has to start new ones."""
+"""Processes that die or stand still: a rank, a pod's agent, the operator, a kubelet. Nobody has to start new ones."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from lab import process, victims
-from lab.faults.record import Kind, Record
+from lab.faults.record import Kind, Record, need
 
 if TYPE_CHECKING:
     from lab.cluster import Lab
@@ -25,15 +25,23 @@ def process_kill(lab: "Lab", what: Record) -> Record:
 def process_stop(lab: "Lab", what: Record) -> Record:
     """SIGSTOP one training process in a pod, until it is healed."""
     pod = victims.training_pod(lab, what.get("pod"))
-    pid = victims.rank_process(lab, pod)
+    return {"fault": "process-stop", **victims.where(pod), **_stop(victims.rank_process(lab, pod))}
+
+
+def kubelet_stop(lab: "Lab", what: Record) -> Record:
+    """SIGSTOP a node's kubelet, until it is healed: the API server hears nothing of the node, its pods go on."""
+    node = lab.node(need(what, "node", "n2"))
+    return {"fault": "kubelet-stop", "node": node.name, **_stop(node.running("kubelet"))}
+
+
+def _stop(pid: int) -> Record:
+    """SIGSTOP a process; return when, and what `_continue` knows it by."""
     begin = time.time()
     os.kill(pid, signal.SIGSTOP)
-    born = process.started(pid)
-    return {"fault": "process-stop", "time": begin, **victims.where(pod), "pid": pid, "started": born}
+    return {"time": begin, "pid": pid, "started": process.started(pid)}
 
 
-def go_on(_: "Lab", record: Record) -> None:
-    """Continue a process that a fault stopped."""
+def _continue(_: "Lab", record: Record) -> None:
     if process.started(record["pid"]) == record["started"]:  # no other process has its pid by now
         with suppress(ProcessLookupError):
             os.kill(record["pid"], signal.SIGCONT)
@@ -58,7 +66,8 @@ def _kill_container(lab: "Lab", fault: str, pod: victims.Pod) -> Record:
 
 KINDS: Final = {
     "process-kill": Kind(process_kill),
-    "process-stop": Kind(process_stop, go_on),
+    "process-stop": Kind(process_stop, _continue),
+    "kubelet-stop": Kind(kubelet_stop, _continue),
     "agent-kill": Kind(agent_kill),
     "operator-kill": Kind(operator_kill),
 }

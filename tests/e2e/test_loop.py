@@ -22,12 +22,12 @@ def test_job_survives_application_xid_silent_kubelet_process_kill_and_suspension
         assert world.cordoned() == set()
 
         stopped = world.lab.fault("kubelet-stop", node=node)
-        watch.wait(lambda _: not world.ready(node), seconds=60, what="a node that Kubernetes calls silent")
+        watch.wait(lambda _: not world.lab.node_is_ready(node), seconds=60, what="a node that Kubernetes calls silent")
         noted = watch.seen.last_step
         watch.wait(lambda s: s.last_step >= noted + 15, seconds=120, what="steps beside a silent kubelet")
-        assert not world.ready(node)
+        assert not world.lab.node_is_ready(node)
         world.lab.undo(stopped)
-        watch.wait(lambda _: world.ready(node), seconds=60, what="the kubelet")
+        watch.wait(lambda _: world.lab.node_is_ready(node), seconds=60, what="the kubelet")
         assert world.cordoned() == set()
         assert watch.seen.faults == [], "its trainers answered all the time"
 

@@ -72,10 +72,6 @@ class World:
         nodes = json.loads(scene.kubectl("get", "nodes", "-o", "json"))["items"]
         return {n["metadata"]["name"] for n in nodes if n["spec"].get("unschedulable")}
 
-    def ready(self, node: str) -> bool:
-        """Return whether Kubernetes calls a node ready."""
-        return self.lab.node_is_ready(node)
-
     def names(self, kind: str, job: str) -> list[str]:
         """Return the names of a job's objects of one kind."""
         return scene.kubectl("get", kind, "-l", f"{LABEL_JOB}={job}", "-o", "name").split()

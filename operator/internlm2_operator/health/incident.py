@@ -55,8 +55,7 @@ def judge(verdicts: Sequence[Verdict], words: Words, now: datetime) -> Verdict:
         return suspected[0]
     if (contained := [v for v in order if v.blame is Blame.NODE and v.action is Action.RESTART]) and not common:
         return contained[0]
-    ended_well = words.stopped and not words.user and root is None
-    program = [v for v in order if v.blame is Blame.USER and not _torn_down(v, root, now, ended_well)]
+    program = [v for v in order if v.blame is Blame.USER and not _torn_down(v, words, now)]
     if program and (root is None or root.blame not in (Blame.USER, Blame.NONE)):
         return replace(program[0], node="", gpu="")  # the driver's word goes before a rank's
     if root is not None and root.blame is not Blame.UNKNOWN:
@@ -102,10 +101,13 @@ def _unproved(order: Sequence[Verdict], words: Words) -> Verdict:
     return _plain(Blame.NONE, "Healthy", Action.NONE, "nothing speaks against anybody")
 
 
-def _torn_down(verdict: Verdict, root: RootCause | None, now: datetime, ended_well: bool) -> bool:
+def _torn_down(verdict: Verdict, words: Words, now: datetime) -> bool:
     """Say whether ranks had given up already, or were done, when the driver closed the channel of one."""
-    gave_up = root is not None and root.blame is Blame.UNKNOWN and root.at <= (verdict.signal_at or now)
-    return verdict.cause == CHANNEL_CLOSED and (gave_up or ended_well)
+    if verdict.cause != CHANNEL_CLOSED:
+        return False
+    if (root := words.root) is None:
+        return words.stopped and not words.user
+    return root.blame is Blame.UNKNOWN and root.at <= (verdict.signal_at or now)
 
 
 # Of a node that is not convicted: what is found against it, for sure its own or not.

@@ -64,7 +64,7 @@ class Expected:
 class Case:
     id: str
     jobs: Mapping[str, tuple[str, ...]]  # nodes by job; the first job is the one that the case is about
-    seen: tuple[Observation, ...]
+    seen: tuple[Observation, ...]  # in time order
     expected: Expected
     domains: Mapping[str, str] = field(default_factory=dict)
     mode: Mode = Mode.ENFORCE
@@ -117,10 +117,11 @@ def case(raw: Any) -> Case:
     for other in job.get("otherJobs") or ():
         jobs[str(_get(other, "name", str))] = _nodes(other)
     smallest, gpus = job.get("minNodes"), job.get("gpusPerNode")
+    seen = [_observation(one, index) for index, one in enumerate(_get(raw, "signals", list))]
     return Case(
         id=_get(raw, "id", str),
         jobs=jobs,
-        seen=tuple(_observation(one, index) for index, one in enumerate(_get(raw, "signals", list))),
+        seen=tuple(sorted(seen, key=lambda one: one.at)),
         expected=_expected(_get(raw, "expect", dict)),
         domains=_domains(job.get("topology") or raw.get("topology") or {}),
         mode=Mode(job.get("mode") or raw.get("mode") or Mode.ENFORCE),
@@ -151,9 +152,9 @@ def _observation(raw: Any, index: int) -> Observation:
     if raw["kind"] in ("kernel_log", "rank_log") and "line" not in fields:
         lines = fields.get("lines")
         fields["line"] = "\n".join(map(str, lines)) if isinstance(lines, list) else fields.get("message", "")
-    if raw["kind"] == "pod_exit" and (taken := DISRUPTIONS.get(str(fields.get("reason")))) is not None:
-        fields.setdefault("disruption", taken)
     if raw["kind"] == "pod_exit":
+        if (taken := DISRUPTIONS.get(str(fields.get("reason")))) is not None:
+            fields.setdefault("disruption", taken)
         fields |= _said(fields)
     return Observation(START + timedelta(seconds=raw["t"]), raw["kind"], str(raw.get("node") or ""), fields)
 

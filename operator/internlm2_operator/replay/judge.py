@@ -65,7 +65,7 @@ def replay(case: Case) -> Outcome:
 def _settling(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
     """Yield one more moment without news, in which what stands is cordoned that was only waited for."""
     if case.seen:
-        yield max(one.at for one in case.seen) + SETTLE, []
+        yield case.seen[-1].at + SETTLE, []
 
 
 def _follows(found: Verdict, before: Verdict) -> bool:

@@ -45,7 +45,7 @@ def _ready(one: Observation) -> bool:
 
 def _steps(case: Case, nodes: set[str]) -> Iterator[tuple[datetime, int]]:
     """Yield when a rank on one of these nodes was at which step, in time order, but for those that stand still."""
-    for one in sorted(case.seen, key=lambda one: one.at):
+    for one in case.seen:
         step = one.fields.get("step")
         if one.kind != "progress" or one.node not in nodes or one.fields.get("stalledSeconds"):
             continue

@@ -33,7 +33,7 @@ _LINK: Final = re.compile(r"(?i)(?:link|port)_?(?:is_?)?down")
 _CODE: Final = re.compile(r"\b(s?)xid[ _:=#-]{0,2}0*([1-9]\d{0,5})\b", re.I | re.A)
 
 
-@dataclass
+@dataclass(slots=True)
 class Heard:
     """Everything that was heard up to a moment."""
 
@@ -42,7 +42,6 @@ class Heard:
     lines: list[RankLine] = field(default_factory=list)
     ends: list[PodRecord] = field(default_factory=list)
     progress: dict[tuple[str, int], Observation] = field(default_factory=dict)
-    _since: dict[tuple[str, int], datetime] = field(default_factory=dict)  # by rank: when it came to where it is
     stalls: list[datetime] = field(default_factory=list)  # when hangs without a culprit were seen
     blind: bool = False
     _ready: dict[str, NodeRecord] = field(default_factory=dict)
@@ -51,8 +50,10 @@ class Heard:
     _down: dict[str, Signal] = field(default_factory=dict)
     _links: dict[tuple[str, str], Signal] = field(default_factory=dict)  # that went down, by node and interface
     _up: set[tuple[str, str]] = field(default_factory=set)  # of these, the ones that are back
+    _since: dict[tuple[str, int], datetime] = field(default_factory=dict)  # by rank: when it came to where it is
     _step: int = -1  # the highest that a rank was at, and when it was first seen there
     _stepped: datetime = START
+    _scrapes: Scrapes = field(init=False)
 
     def __post_init__(self) -> None:
         self._scrapes = Scrapes(self.case)
@@ -124,7 +125,7 @@ class Heard:
             self._up.add(link)
             return
         self._up.discard(link)
-        down = condition.event("LinkDown", seen.interface, one.at, "the kernel's word")
+        down = condition.event(LINK_DOWN, seen.interface, one.at, "the kernel's word")
         self._links[link] = next(condition.signals(one.node, [down]))
 
     def _links_down(self) -> Iterator[Signal]:
@@ -254,13 +255,13 @@ def moments(case: Case) -> Iterator[tuple[datetime, list[Observation]]]:
     """Yield the case's moments in time order with what was observed at each."""
     by_time: dict[datetime, list[Observation]] = defaultdict(list)
     scrapes: dict[str, datetime] = {}  # by node: when the one that is being told began
-    for one in sorted(case.seen, key=lambda one: one.at):
+    for one in case.seen:
         at = one.at
         if one.kind == "metric":
-            began = scrapes.get(one.node)
-            at = scrapes[one.node] = began if began is not None and at - began < SCRAPE else at
+            began = scrapes.get(one.node, at)
+            at = scrapes[one.node] = began if at - began < SCRAPE else at
         by_time[at].append(replace(one, at=at))
-    yield from sorted(by_time.items())
+    yield from by_time.items()
 
 
 def _agent_words(one: Observation, status: str, message: str) -> str:

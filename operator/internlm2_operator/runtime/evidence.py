@@ -64,9 +64,10 @@ class Evidence:
         self._forget(now)
         label = label_of(world, node, self._label)
         own = self._own(world, node, label)
-        if links := [signal for signal in own if signal.cause == LINK_DOWN]:
-            self._links[node] = links
-        return (*own, *self._others(world, node, {signal.cause for signal in own}, label), *self._risen(node, own, now))
+        causes = {signal.cause for signal in own}
+        if LINK_DOWN in causes:
+            self._links[node] = [signal for signal in own if signal.cause == LINK_DOWN]
+        return (*own, *self._others(world, node, causes, label, now))
 
     def _own(self, world: World, name: str, label: str) -> list[Signal]:
         """Return what speaks about a node, but for what was dealt with, and what a machine before it suffered.
@@ -88,7 +89,7 @@ class Evidence:
         # Also a silence that goes on: who takes a node back before it answers does so knowingly.
         return [*(s for s in found if node.reset is None or s.at > node.reset), *blind]
 
-    def _others(self, world: World, name: str, causes: set[str], label: str) -> Iterator[Signal]:
+    def _others(self, world: World, name: str, causes: set[str], label: str, now: datetime) -> Iterator[Signal]:
         """Yield what speaks about other nodes, cordoned or not, and has one of these causes."""
         if not causes:
             return
@@ -100,14 +101,9 @@ class Evidence:
                 yield from _told(world, node, [event for event in node.health if event.cause in causes], label)
         if NODE_NOT_READY in causes:
             yield from _silent_with(world, name, label)
-
-    def _risen(self, name: str, own: Sequence[Signal], now: datetime) -> Iterator[Signal]:
-        """Yield what was said of the links of other nodes a while ago, for a node whose own are down."""
-        if all(signal.cause != LINK_DOWN for signal in own):
-            return
-        for node, links in self._links.items():
-            if node != name:
-                yield from (link for link in links if now - link.at <= AGREEMENT)
+        if LINK_DOWN in causes:
+            links = (link for other, links in self._links.items() if other != name for link in links)
+            yield from (link for link in links if now - link.at <= AGREEMENT)
 
     def _edges_of(self, world: World, name: str, label: str) -> list[Signal]:
         edges, node = self._edges.get(name, []), world.node(name)
